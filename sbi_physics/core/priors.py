@@ -1,0 +1,195 @@
+"""Priors: what the package reads off a `torch.distributions` object, and how it is written to a file without pickle.
+
+`bounds_of` turns the support of a distribution into intervals; `ProductPrior` joins one-dimensional distributions;
+`to_spec` and `from_spec` turn the distributions of torch into JSON and back.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributions as td
+from torch import Tensor
+from torch.distributions import constraints
+
+from sbi_physics.core.errors import StoreError, SupportError, UsageError
+
+__all__ = ["ProductPrior", "as_vector_prior", "bounds_of", "from_spec", "log_prob_anywhere", "to_spec"]
+
+
+class ProductPrior(td.Distribution):
+    """The product of independent one-dimensional distributions, with event shape ``(P,)``.
+
+    Args:
+        components: P distributions, each with empty batch and event shapes.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  torch.distributions declares it so
+    has_rsample = False
+
+    def __init__(self, components: Sequence[td.Distribution]) -> None:
+        if not components:
+            raise UsageError("prior: expected at least one parameter, got none")
+        for i, component in enumerate(components):
+            if component.batch_shape or component.event_shape:
+                raise UsageError(
+                    f"prior: component {i} must be one-dimensional with a single value, got batch shape "
+                    f"{tuple(component.batch_shape)} and event shape {tuple(component.event_shape)}"
+                )
+        self.components = tuple(components)
+        super().__init__(event_shape=torch.Size([len(components)]), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """The product of the supports of the components."""
+        return constraints.stack([c.support for c in self.components], dim=-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw ``(*sample_shape, P)``."""
+        return torch.stack([c.sample(torch.Size(sample_shape)) for c in self.components], dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of value ``(*, P)``: ``(*,)``; minus infinity outside the support."""
+        terms = zip(self.components, value.unbind(-1), strict=True)
+        return torch.stack([log_prob_anywhere(c, column) for c, column in terms]).sum(0)
+
+
+def log_prob_anywhere(prior: td.Distribution, value: Tensor) -> Tensor:
+    """Log-density that is minus infinity outside the support instead of an error."""
+    inside = prior.support.check(value)
+    fill = prior.sample().to(value)
+    if prior.event_shape:
+        safe = torch.where(inside.unsqueeze(-1), value, fill)
+    else:
+        safe = torch.where(inside, value, fill)
+    return torch.where(inside, prior.log_prob(safe), -torch.inf)
+
+
+def as_vector_prior(prior: Any) -> td.Distribution:
+    """Return a distribution with event shape ``(P,)`` from any distribution over P numbers.
+
+    Raises:
+        UsageError: `prior` is no torch distribution, or not one over a vector.
+    """
+    if not isinstance(prior, td.Distribution):
+        raise UsageError(
+            f"prior: expected Parameters or a torch.distributions.Distribution, got {type(prior).__name__}"
+        )
+    if len(prior.event_shape) == 1 and not prior.batch_shape:
+        return prior
+    if not prior.event_shape and len(prior.batch_shape) == 1:
+        return td.Independent(prior, 1)
+    if not prior.event_shape and not prior.batch_shape:
+        return ProductPrior([prior])
+    raise UsageError(
+        f"prior: expected a distribution over a vector of parameters, got batch shape {tuple(prior.batch_shape)} "
+        f"and event shape {tuple(prior.event_shape)}"
+    )
+
+
+def bounds_of(prior: td.Distribution) -> Tensor:
+    """Lower and upper bounds ``(P, 2)``, float64, of the support of a prior with event shape ``(P,)``.
+
+    Raises:
+        SupportError: the support is not a product of intervals (a simplex, integers).
+    """
+    dims = int(prior.event_shape[0])
+    try:
+        support = prior.support
+    except NotImplementedError as error:
+        raise SupportError(f"prior: {type(prior).__name__} does not state its support") from error
+    return _interval(support, dims)
+
+
+def _interval(support: Any, dims: int) -> Tensor:
+    if isinstance(support, constraints.independent):
+        return _interval(support.base_constraint, dims)
+    if isinstance(support, constraints.stack):
+        return torch.cat([_interval(one, 1) for one in support.cseq])
+    if support is constraints.real or support is constraints.real_vector:
+        low, high = -torch.inf, torch.inf
+    elif isinstance(support, constraints.interval | constraints.half_open_interval):
+        low, high = support.lower_bound, support.upper_bound
+    elif isinstance(support, constraints.greater_than | constraints.greater_than_eq):
+        low, high = support.lower_bound, torch.inf
+    elif isinstance(support, constraints.less_than):
+        low, high = -torch.inf, support.upper_bound
+    else:
+        raise SupportError(
+            f"prior: its support must be a product of intervals or the whole real space, got {support}; "
+            "give the parameters in coordinates where that holds"
+        )
+    columns = [torch.as_tensor(b, dtype=torch.float64).detach().cpu().expand(dims) for b in (low, high)]
+    return torch.stack(columns, dim=-1)
+
+
+def to_spec(prior: td.Distribution) -> dict[str, Any]:
+    """Describe a distribution of torch by its family and its numbers, in types that JSON knows.
+
+    A distribution of another library is described as ``{"family": "opaque", ...}``: what was learned with it can be
+    stored and sampled, while evaluating the prior needs it handed in again.
+    """
+    if isinstance(prior, ProductPrior):
+        return {"family": "Product", "components": [to_spec(c) for c in prior.components]}
+    if isinstance(prior, td.Independent):
+        inner = to_spec(prior.base_dist)
+        return (
+            inner
+            if inner["family"] == "opaque"
+            else {"family": "Independent", "base": inner, "dims": prior.reinterpreted_batch_ndims}
+        )
+    if isinstance(prior, td.MixtureSameFamily):
+        return {
+            "family": "MixtureSameFamily",
+            "mixture": to_spec(prior.mixture_distribution),
+            "component": to_spec(prior.component_distribution),
+        }
+    name = type(prior).__name__
+    if getattr(td, name, None) is not type(prior) or not prior.arg_constraints:
+        return {
+            "family": "opaque",
+            "class": f"{type(prior).__module__}.{name}",
+            "reason": "not a family of torch",
+        }
+    arguments = {a: v for a, v in _arguments(prior).items() if v is not None}
+    return {"family": name, "arguments": {a: [str(v.dtype)[6:], v.tolist()] for a, v in arguments.items()}}
+
+
+def _arguments(prior: td.Distribution) -> dict[str, Tensor | None]:
+    """The arguments that build the distribution again, one of each set of equivalent ones."""
+    names = set(prior.arg_constraints)
+    names -= {"covariance_matrix", "precision_matrix"} if "scale_tril" in names else set()
+    names -= {"logits"} if {"probs", "logits"} <= names else set()
+    return {a: torch.as_tensor(getattr(prior, a)).detach().cpu() for a in sorted(names)}
+
+
+def from_spec(spec: dict[str, Any]) -> td.Distribution | None:
+    """Build the distribution that `to_spec` described; None for an opaque one.
+
+    Raises:
+        StoreError: the description is not one that `to_spec` makes.
+    """
+    try:
+        family = spec["family"]
+        if family == "opaque":
+            return None
+        if family == "Product":
+            return ProductPrior([_required(c) for c in spec["components"]])
+        if family == "Independent":
+            return td.Independent(_required(spec["base"]), int(spec["dims"]))
+        if family == "MixtureSameFamily":
+            return td.MixtureSameFamily(_required(spec["mixture"]), _required(spec["component"]))  # type: ignore[arg-type]
+        cls = getattr(td, family) if family in td.__all__ else None
+        if not (isinstance(cls, type) and issubclass(cls, td.Distribution)):
+            raise KeyError(family)
+        values = {a: torch.tensor(v, dtype=getattr(torch, t)) for a, (t, v) in spec["arguments"].items()}
+        return cls(**values)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise StoreError(f"the stored prior cannot be read: {error}") from error
+
+
+def _required(spec: dict[str, Any]) -> td.Distribution:
+    prior = from_spec(spec)
+    if prior is None:
+        raise KeyError(spec.get("class", "opaque"))
+    return prior

@@ -1,0 +1,25 @@
+"""Where the small tables that ship with the package are, in a checkout and in an installed wheel."""
+
+from pathlib import Path
+
+from sbi_physics.core.errors import StoreError
+
+__all__ = ["shipped"]
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a file of the shipped `data/` folder.
+
+    Raises:
+        StoreError: there is no such file; the message lists those that are there.
+    """
+    for folder in (_PACKAGE / "_data", _PACKAGE.parent / "data"):
+        path = folder / name
+        if path.is_file():
+            return path
+        if folder.is_dir():
+            there = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file()))
+            raise StoreError(f"no shipped data file {name!r}; there are: {there}")
+    raise StoreError("the shipped data folder is missing; install sbi-physics again")

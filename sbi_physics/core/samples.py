@@ -1,0 +1,182 @@
+"""`Samples`: draws with their names, units, weights and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_physics.core.checks import positive_integer
+from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.core.parameters import Parameters
+from sbi_physics.core.random import numpy_generator
+
+__all__ = ["Cost", "Samples"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a result cost.
+
+    Attributes:
+        seconds: wall-clock time.
+        simulator_calls: rows simulated.
+        likelihood_calls: rows at which an exact likelihood was evaluated.
+    """
+
+    seconds: float = 0.0
+    simulator_calls: int = 0
+    likelihood_calls: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Draws of P named parameters.
+
+    Attributes:
+        values: ``(n, P)``, or ``(B, n, P)`` for B separate observations.
+        names: P names.
+        units: P astropy unit strings, empty for pure numbers.
+        labels: P LaTeX labels.
+        log_weights: ``(n,)`` or ``(B, n)`` natural logarithms of importance weights up to a constant; None when equal.
+        cost: seconds and calls spent.
+        diagnostics: named numbers that say how far to trust the draws (``pareto_k``, ``acceptance``, ...).
+    """
+
+    values: Tensor
+    names: tuple[str, ...]
+    units: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    log_weights: Tensor | None = None
+    cost: Cost = field(default_factory=Cost)
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "units", tuple(self.units) or ("",) * len(self.names))
+        object.__setattr__(self, "labels", tuple(self.labels) or self.names)
+        if self.values.ndim not in (2, 3) or self.values.shape[-1] != len(self.names):
+            raise ShapeError(
+                f"values: expected (n, {len(self.names)}) or (B, n, {len(self.names)}), got {tuple(self.values.shape)}"
+            )
+        if self.log_weights is not None and self.log_weights.shape != self.values.shape[:-1]:
+            raise ShapeError(
+                f"log_weights: expected {tuple(self.values.shape[:-1])}, got {tuple(self.log_weights.shape)}"
+            )
+
+    @classmethod
+    def of(cls, values: Tensor, parameters: Parameters, **more: Any) -> "Samples":
+        """Draws ``(n, P)`` or ``(B, n, P)`` of the given parameters."""
+        return cls(values, parameters.names, parameters.units, parameters.labels, **more)
+
+    def __len__(self) -> int:
+        return int(self.values.shape[-2])
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The draws of one parameter: ``(n,)`` or ``(B, n)``."""
+        if name not in self.names:
+            raise UsageError(f"parameter: expected one of {', '.join(self.names)}; got {name!r}")
+        return self.values[..., self.names.index(name)]
+
+    def observation(self, b: int) -> "Samples":
+        """The draws for the b-th of B separate observations."""
+        if self.values.ndim == 2:
+            raise ShapeError("these samples are for a single observation")
+        weights = None if self.log_weights is None else self.log_weights[b]
+        return replace(self, values=self.values[b], log_weights=weights)
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights that sum to one over the draws, float64: ``(n,)`` or ``(B, n)``."""
+        if self.log_weights is None:
+            return torch.full(self.values.shape[:-1], 1.0 / len(self), dtype=torch.float64)
+        return torch.softmax(self.log_weights.detach().double().cpu(), dim=-1)
+
+    @property
+    def effective_sample_size(self) -> Tensor:
+        """Kish's effective sample size ``1 / sum(w**2)`` of the weights: a number, or ``(B,)``.
+
+        For a Markov chain, whose draws are correlated, the chain's own estimate is in `diagnostics`.
+        """
+        return 1.0 / self.weights.square().sum(-1)
+
+    def to_numpy(self) -> np.ndarray[Any, Any]:
+        """The values alone, as a numpy array; use `resample` first where there are weights."""
+        return self.values.detach().cpu().numpy()
+
+    def resample(self, n: int, *, seed: int = 0, replace: bool = True) -> "Samples":
+        """Draw n equally weighted rows in proportion to the weights.
+
+        Args:
+            n: number of rows.
+            seed: of the random choice.
+            replace: whether a row may come twice.  Without replacement rows are distinct, which needs at least n rows
+                with a weight, and flattens the weights as n nears their number.
+        """
+        positive_integer(n, "n")
+        random = numpy_generator(seed)
+        weights = self.weights.reshape(-1, len(self)).numpy()
+        for row in weights:
+            if not replace and np.count_nonzero(row) < n:
+                raise UsageError(f"n: expected at most {np.count_nonzero(row)} distinct rows, got {n}")
+        rows = np.stack([random.choice(len(self), n, replace=replace, p=row / row.sum()) for row in weights])
+        index = torch.as_tensor(rows.reshape(*self.values.shape[:-2], n), device=self.values.device)
+        values = torch.take_along_dim(self.values, index.unsqueeze(-1), dim=-2)
+        return Samples(values, self.names, self.units, self.labels, None, self.cost, self.diagnostics)
+
+    def quantile(self, q: float | Sequence[float]) -> Tensor:
+        """Weighted quantiles of each parameter.
+
+        Args:
+            q: one probability, or k of them.
+
+        Returns:
+            float64 ``(P,)`` for one probability, ``(k, P)`` for several; with B in front for separate observations.
+        """
+        levels = torch.atleast_1d(torch.as_tensor(q, dtype=torch.float64))
+        if bool(((levels < 0) | (levels > 1)).any()):
+            raise UsageError(f"q: expected probabilities in [0, 1], got {q}")
+        values, order = self.values.detach().double().cpu().sort(dim=-2)
+        weights = torch.take_along_dim(self.weights.unsqueeze(-1).expand_as(values), order, dim=-2)
+        # The midpoint rule: the i-th smallest value stands at the middle of its own weight.
+        position = (weights.cumsum(-2) - 0.5 * weights).movedim(-2, -1).contiguous()
+        values = values.movedim(-2, -1)
+        at = levels.expand(*position.shape[:-1], len(levels)).contiguous()
+        right = torch.searchsorted(position, at).clamp(0, len(self) - 1)
+        left = (right - 1).clamp(min=0)
+        span = position.gather(-1, right) - position.gather(-1, left)
+        share = ((at - position.gather(-1, left)) / span.clamp(min=1e-300)).clamp(0, 1)
+        result = torch.lerp(values.gather(-1, left), values.gather(-1, right), share).movedim(-1, -2)
+        return result if not isinstance(q, float | int) else result.squeeze(-2)
+
+    def to_qtable(self) -> Any:
+        """An `astropy.table.QTable` with one column of quantities for each parameter, and ``log_weight`` if there is one."""
+        from astropy.table import QTable
+        from astropy.units import Unit
+
+        if self.values.ndim != 2:
+            raise ShapeError("to_qtable: expected the samples of one observation; use .observation(b) first")
+        table = QTable()
+        for i, (name, unit) in enumerate(zip(self.names, self.units, strict=True)):
+            column = self.to_numpy()[:, i]
+            table[name] = column * Unit(unit) if unit else column
+        if self.log_weights is not None:
+            table["log_weight"] = self.log_weights.detach().cpu().numpy()
+        return table
+
+    def to_arviz(self) -> Any:
+        """An `arviz.InferenceData` with the group ``posterior`` (extra ``arviz``); draws are resampled to equal weights."""
+        try:
+            import arviz
+        except ImportError as error:
+            raise UsageError("to_arviz needs ArviZ: pip install 'sbi-physics[arviz]'") from error
+        if self.values.ndim != 2:
+            raise ShapeError("to_arviz: expected the samples of one observation; use .observation(b) first")
+        equal = self if self.log_weights is None else self.resample(len(self))
+        values = equal.to_numpy()
+        chains = int(self.diagnostics.get("chains", 1))
+        # A chain-major layout lets ArviZ compute R-hat between the walkers.
+        shaped = values.reshape(chains, -1, values.shape[-1]) if len(values) % chains == 0 else values[None]
+        return arviz.from_dict({name: shaped[..., i] for i, name in enumerate(self.names)})

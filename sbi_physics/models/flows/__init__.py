@@ -1,0 +1,1 @@
+"""Normalising flows in the grammar of nflows, with transforms of our own."""

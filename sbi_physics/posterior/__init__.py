@@ -1,0 +1,1 @@
+"""Floor 4: from simulations to p(theta | x)."""

@@ -1,0 +1,1 @@
+"""Floor 5: every picture and page. Matplotlib and corner are imported here only."""

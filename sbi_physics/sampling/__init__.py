@@ -1,0 +1,1 @@
+"""Floor 3: samplers. Given a log-density, draw from it."""

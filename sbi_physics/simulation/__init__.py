@@ -1,0 +1,1 @@
+"""Floor 2: run a simulator many times."""

@@ -1,0 +1,1 @@
+"""Floor 1: files. HDF5 simulations, safetensors models, and the registry of public data sets."""

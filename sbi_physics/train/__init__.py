@@ -1,0 +1,1 @@
+"""Floor 3: one training loop for all models."""
