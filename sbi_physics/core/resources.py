@@ -10,7 +10,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def shipped(name: str) -> Path:
-    """Return the path of a file of the shipped `data/` folder.
+    """Return the path of a file of the shipped `data/` folder, such as ``"radial_velocity/epic203771098.csv"``.
 
     Raises:
         StoreError: there is no such file; the message lists those that are there.
@@ -20,6 +20,6 @@ def shipped(name: str) -> Path:
         if path.is_file():
             return path
         if folder.is_dir():
-            there = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file()))
+            there = ", ".join(sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()))
             raise StoreError(f"no shipped data file {name!r}; there are: {there}")
     raise StoreError("the shipped data folder is missing; install sbi-physics again")
