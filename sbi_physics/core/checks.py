@@ -25,7 +25,7 @@ __all__ = [
 
 
 def as_tensor(value: Any, name: str, *, dtype: torch.dtype | None = torch.float32) -> Tensor:
-    """Return a tensor of floats from a tensor, an array, a sequence or a number (`dtype=None` keeps floats as they are).
+    """Return a tensor of floats from a tensor, an array, a sequence or a number (`dtype=None` keeps floats).
 
     Raises:
         UsageError: `value` cannot be read as an array of numbers.

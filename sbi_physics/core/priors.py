@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from sbi_physics.core.errors import StoreError, SupportError, UsageError
+from sbi_physics.core.random import seeded
 
 __all__ = ["ProductPrior", "as_vector_prior", "bounds_of", "from_spec", "log_prob_anywhere", "to_spec"]
 
@@ -57,11 +58,10 @@ class ProductPrior(td.Distribution):
 def log_prob_anywhere(prior: td.Distribution, value: Tensor) -> Tensor:
     """Log-density that is minus infinity outside the support instead of an error."""
     inside = prior.support.check(value)
-    fill = prior.sample().to(value)
-    if prior.event_shape:
-        safe = torch.where(inside.unsqueeze(-1), value, fill)
-    else:
-        safe = torch.where(inside, value, fill)
+    with seeded(0):
+        fill = prior.sample().to(value)
+    shown = inside.unsqueeze(-1) if prior.event_shape else inside
+    safe = torch.where(shown, value, fill)
     return torch.where(inside, prior.log_prob(safe), -torch.inf)
 
 

@@ -152,7 +152,7 @@ class Samples:
         return result if not isinstance(q, float | int) else result.squeeze(-2)
 
     def to_qtable(self) -> Any:
-        """An `astropy.table.QTable` with one column of quantities for each parameter, and ``log_weight`` if there is one."""
+        """An `astropy.table.QTable`: a column of quantities for each parameter, and ``log_weight`` if there is one."""
         from astropy.table import QTable
         from astropy.units import Unit
 
@@ -167,7 +167,7 @@ class Samples:
         return table
 
     def to_arviz(self) -> Any:
-        """An `arviz.InferenceData` with the group ``posterior`` (extra ``arviz``); draws are resampled to equal weights."""
+        """An `arviz.InferenceData` with the group ``posterior`` (extra ``arviz``), with equal weights."""
         try:
             import arviz
         except ImportError as error:

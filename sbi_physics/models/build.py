@@ -1,0 +1,97 @@
+"""Build a conditional density from its description, the same way when it is trained and when it is read from a file."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from nflows.flows.base import Flow
+from torch import Tensor, nn
+
+from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.models.density import FlowDensity
+from sbi_physics.models.flows.build import build_flow
+
+__all__ = ["Architecture", "build_density"]
+
+CUSTOM = "custom"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is needed to build a density again.
+
+    Attributes:
+        model: the name of a flow, or ``"custom"`` for a flow that the user handed in.
+        event_shape: ``(D,)``.
+        context_shape: the shape of one context, or None.
+        options: of the flow.
+        embedding: whether the user handed in an embedding network.
+    """
+
+    model: str
+    event_shape: tuple[int, ...]
+    context_shape: tuple[int, ...] | None
+    options: dict[str, Any] = field(default_factory=dict)
+    embedding: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The architecture in types that JSON knows."""
+        return {
+            "model": self.model,
+            "event_shape": list(self.event_shape),
+            "context_shape": None if self.context_shape is None else list(self.context_shape),
+            "options": dict(self.options),
+            "embedding": self.embedding,
+        }
+
+    @classmethod
+    def from_dict(cls, description: dict[str, Any]) -> "Architecture":
+        """Read what `to_dict` wrote."""
+        context = description["context_shape"]
+        return cls(
+            str(description["model"]),
+            tuple(int(size) for size in description["event_shape"]),
+            None if context is None else tuple(int(size) for size in context),
+            dict(description["options"]),
+            bool(description["embedding"]),
+        )
+
+
+def build_density(
+    architecture: Architecture, *, bounds: Tensor, flow: Flow | None = None, embedding: nn.Module | None = None
+) -> FlowDensity:
+    """Build an untrained density.
+
+    Args:
+        architecture: its description.
+        bounds: ``(D, 2)`` support of the event.
+        flow: the user's own flow, where the architecture says so.
+        embedding: the user's own embedding network, where the architecture says so.
+
+    Raises:
+        UsageError: a network that the architecture needs was not handed in.
+        ShapeError: the embedding network does not give ``(n, C)``.
+    """
+    if architecture.embedding and embedding is None:
+        raise UsageError("embedding: this model was trained with an embedding network of your own; hand it in again")
+    if architecture.model == CUSTOM and flow is None:
+        raise UsageError("flow: this model was trained with a flow of your own; hand in one of the same structure")
+    if flow is None:
+        width = _context_width(architecture.context_shape, embedding)
+        flow = build_flow(architecture.model, architecture.event_shape[0], width, **architecture.options)
+    return FlowDensity(flow, architecture.event_shape, architecture.context_shape, bounds=bounds, embedding=embedding)
+
+
+def _context_width(context_shape: tuple[int, ...] | None, embedding: nn.Module | None) -> int | None:
+    if context_shape is None:
+        return None
+    if embedding is None:
+        return int(torch.Size(context_shape).numel())
+    training = embedding.training
+    embedding.eval()
+    with torch.no_grad():
+        summary = embedding(torch.zeros(2, *context_shape))
+    embedding.train(training)
+    if summary.ndim != 2 or len(summary) != 2:
+        raise ShapeError(f"embedding: expected summaries of shape (2, C) for 2 contexts, got {tuple(summary.shape)}")
+    return int(summary.shape[1])

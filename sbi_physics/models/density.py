@@ -1,0 +1,178 @@
+r"""`FlowDensity`: any nflows flow as a conditional density on the support of a prior.
+
+An event goes through three maps, theta -> z (`SupportBijection`) -> standardised z -> noise (the flow), so that
+
+$$ \ln q(\theta|x) = \ln q_{flow}(z_s | c) + \ln|dz_s/dz| + \ln|dz/d\theta| $$
+
+is normalised on the support and no draw ever falls outside it.  The context is standardised and, where there is an
+embedding network, summarised before the flow sees it.
+"""
+
+import torch
+from nflows.distributions.normal import StandardNormal
+from nflows.flows.base import Flow
+from torch import Tensor, nn
+
+from sbi_physics.core.bijection import SupportBijection
+from sbi_physics.core.checks import finite, positive_integer
+from sbi_physics.core.errors import ShapeError
+from sbi_physics.core.random import seeded
+from sbi_physics.models.scaling import Standardise
+
+__all__ = ["FlowDensity"]
+
+_ROWS_AT_ONCE = 1 << 16
+
+
+class FlowDensity(nn.Module):
+    """A conditional density made of an nflows flow; satisfies `Density`.
+
+    Args:
+        flow: any `nflows.flows.Flow` over D features; its own embedding network is kept.
+        event_shape: ``(D,)``.
+        context_shape: the shape of one context; None for an unconditional density.
+        bounds: ``(D, 2)`` support of the event; None for the whole real space.
+        embedding: a module from contexts ``(n, *context_shape)`` to features ``(n, C)``; None flattens the context.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        event_shape: tuple[int, ...],
+        context_shape: tuple[int, ...] | None = None,
+        *,
+        bounds: Tensor | None = None,
+        embedding: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.flow = flow
+        self.event_shape = torch.Size(event_shape)
+        self.conditional = context_shape is not None
+        self.context_shape = torch.Size(context_shape or ())
+        unbounded = torch.tensor([[-torch.inf, torch.inf]]).expand(event_shape[0], 2)
+        self.bijection = SupportBijection(unbounded if bounds is None else bounds)
+        self.event_scaling = Standardise(self.event_shape)
+        self.context_scaling = Standardise(self.context_shape)
+        self.embedding = embedding if embedding is not None else nn.Flatten()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.event_scaling.mean.device
+
+    def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> "FlowDensity":
+        """Learn the standardisations from events ``(n, D)`` inside the support and contexts ``(n, *context_shape)``."""
+        self.event_scaling.fit(self.bijection.to_unbounded(events)[0])
+        if contexts is not None:
+            self.context_scaling.fit(contexts)
+        return self
+
+    def encode(self, events: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised unbounded events ``(n, D)`` and the log-determinant ``(n,)`` of that map."""
+        z, ladj = self.bijection.to_unbounded(events)
+        return self.event_scaling(z), ladj + self.event_scaling.ladj
+
+    def loss(self, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
+        """Minus the log-density of encoded events in their own space: ``(n,)``.
+
+        Args:
+            encoded: the first result of `encode`.
+            contexts: *standardised* contexts, ``context_scaling(x)``.
+        """
+        summary = self.embedding(contexts) if contexts is not None else None
+        return -self.flow.log_prob(encoded, context=summary)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density in nats of x ``(*batch, D)`` given contexts ``(*batch, *context_shape)``, or one context for all.
+
+        Minus infinity outside the support.  Leading axes of x and context broadcast.
+
+        Raises:
+            ShapeError: the shapes do not fit.
+            NonFiniteError: x or the context holds NaN or infinity.
+        """
+        if x.shape[-1:] != self.event_shape:
+            raise ShapeError(f"x: expected shape (*, {self.event_shape[0]}), got {tuple(x.shape)}")
+        finite(x, "x")
+        summary = self._summary(context)
+        batch = x.shape[:-1] if summary is None else torch.broadcast_shapes(x.shape[:-1], summary.shape[:-1])
+        rows = x.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
+        summaries = None if summary is None else summary.expand(*batch, summary.shape[-1]).reshape(len(rows), -1)
+        inside = self.bijection.within(rows)
+        # Rows outside the support are evaluated at the centre, then overwritten: no data-dependent shapes.
+        centre = self.bijection.to_support(self.event_scaling.mean)[0]
+        encoded, ladj = self.encode(torch.where(inside.unsqueeze(-1), rows, centre))
+        result = self._flow_log_prob(encoded, summaries) + ladj
+        return torch.where(inside, result, -torch.inf).reshape(batch)
+
+    def _flow_log_prob(self, encoded: Tensor, summaries: Tensor | None) -> Tensor:
+        parts = []
+        for start in range(0, max(len(encoded), 1), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            context = None if summaries is None else summaries[part]
+            parts.append(self.flow.log_prob(encoded[part], context=context))
+        return torch.cat(parts)
+
+    def sample(self, n: int, context: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+        """Draw n events for each context: ``(n, *batch, D)``, all inside the support."""
+        return self.sample_and_log_prob(n, context, seed=seed)[0]
+
+    @torch.no_grad()
+    def sample_and_log_prob(
+        self, n: int, context: Tensor | None = None, *, seed: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw as `sample` does, with the log-density of each draw ``(n, *batch)``.
+
+        Raises:
+            ShapeError: the context does not fit.
+            NonFiniteError: the context holds NaN or infinity.
+        """
+        positive_integer(n, "n")
+        summary = self._summary(context)
+        batch = torch.Size() if summary is None else summary.shape[:-1]
+        rows = None if summary is None else summary.expand(n, *summary.shape).reshape(-1, summary.shape[-1])
+        with seeded(seed, self.device):
+            noise = self._noise(n * batch.numel())
+        encoded, log_prob = self._from_noise(noise, rows)
+        theta, ladj = self.bijection.to_support(self.event_scaling.inverse(encoded))
+        log_prob = log_prob + self.event_scaling.ladj - ladj
+        return theta.reshape(n, *batch, *self.event_shape), log_prob.reshape(n, *batch)
+
+    def _noise(self, rows: int) -> Tensor:
+        base = self.flow._distribution
+        if isinstance(base, StandardNormal):
+            return torch.randn(rows, *self.event_shape, device=self.device, dtype=self.event_scaling.mean.dtype)
+        return base.sample(rows)
+
+    def _from_noise(self, noise: Tensor, summaries: Tensor | None) -> tuple[Tensor, Tensor]:
+        events, log_probs = [], []
+        for start in range(0, len(noise), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            context = None if summaries is None else summaries[part]
+            embedded = self.flow._embedding_net(context)
+            event, ladj = self.flow._transform.inverse(noise[part], context=embedded)
+            events.append(event)
+            log_probs.append(self.flow._distribution.log_prob(noise[part]) - ladj)
+        return torch.cat(events), torch.cat(log_probs)
+
+    def _summary(self, context: Tensor | None) -> Tensor | None:
+        """Embedded contexts ``(*batch, C)``; each context is embedded once."""
+        if not self.conditional:
+            if context is not None:
+                raise ShapeError("context: this density is unconditional, expected None")
+            return None
+        if context is None:
+            raise ShapeError(f"context: expected shape (*, {', '.join(map(str, self.context_shape))}), got None")
+        dims = len(self.context_shape)
+        if context.ndim < dims or context.shape[context.ndim - dims :] != self.context_shape:
+            raise ShapeError(
+                f"context: expected shape (*, {', '.join(map(str, self.context_shape))}), got {tuple(context.shape)}"
+            )
+        finite(context, "context")
+        batch = context.shape[: context.ndim - dims]
+        scaled = self.context_scaling(context.to(self.device)).reshape(-1, *self.context_shape)
+        return self.embedding(scaled).reshape(*batch, -1)
+
+    def extra_repr(self) -> str:
+        """Shapes, for `print`."""
+        return f"event_shape={tuple(self.event_shape)}, context_shape={tuple(self.context_shape)}"

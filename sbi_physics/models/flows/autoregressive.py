@@ -1,0 +1,118 @@
+"""Masked autoregressive layers (Papamakarios et al. 2017, arXiv:1705.07057): dimension i is transformed given 1 ... i-1.
+
+The conditioner is nflows' MADE.  Evaluating a density is one pass; drawing is one pass for each dimension.
+"""
+
+import torch
+from nflows.transforms.base import Transform
+from nflows.transforms.made import MADE
+from torch import Tensor, nn
+
+from sbi_physics.models.flows.spline import rational_quadratic_spline, spline_parameters
+
+__all__ = ["MaskedAffine", "MaskedSpline"]
+
+_LOG_SCALE_BOUND = 7.0
+
+
+class _MaskedLayer(Transform):
+    """What the layers share: the conditioner and the order of the passes."""
+
+    def __init__(
+        self,
+        features: int,
+        context_features: int | None,
+        *,
+        parameters: int,
+        hidden_features: int,
+        blocks: int,
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.conditioner = MADE(
+            features=features,
+            hidden_features=max(hidden_features, features),
+            context_features=context_features,
+            num_blocks=blocks,
+            output_multiplier=parameters,
+            activation=nn.functional.silu,
+        )
+        nn.init.zeros_(self.conditioner.final_layer.weight)
+        nn.init.zeros_(self.conditioner.final_layer.bias)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to noise: inputs ``(n, D)`` give outputs ``(n, D)`` and the log-determinant ``(n,)``."""
+        outputs, log_derivative = self._elementwise(inputs, self._choose(inputs, context), inverse=False)
+        return outputs, log_derivative.sum(1)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise to data, with the log-determinant of that direction: pass i makes dimension i final."""
+        outputs = torch.zeros_like(inputs)
+        log_derivative = torch.zeros_like(inputs)
+        for _ in range(self.features):
+            outputs, log_derivative = self._elementwise(inputs, self._choose(outputs, context), inverse=True)
+        return outputs, log_derivative.sum(1)
+
+    def _choose(self, inputs: Tensor, context: Tensor | None) -> Tensor:
+        return self.conditioner(inputs, context).view(*inputs.shape, -1)
+
+    def _elementwise(self, inputs: Tensor, parameters: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class MaskedAffine(_MaskedLayer):
+    """An affine masked autoregressive layer: ``y = (x - shift) * exp(log_scale)``.
+
+    Args:
+        features: D.
+        context_features: width of the context, or None.
+        hidden_features: width of MADE.
+        blocks: residual blocks of MADE.
+    """
+
+    def __init__(self, features: int, context_features: int | None, *, hidden_features: int, blocks: int) -> None:
+        super().__init__(features, context_features, parameters=2, hidden_features=hidden_features, blocks=blocks)
+
+    def _elementwise(self, inputs: Tensor, parameters: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        raw, shift = parameters.unbind(-1)
+        log_scale = _LOG_SCALE_BOUND * torch.tanh(raw / _LOG_SCALE_BOUND)
+        if inverse:
+            return inputs * torch.exp(-log_scale) + shift, -log_scale
+        return (inputs - shift) * torch.exp(log_scale), log_scale
+
+
+class MaskedSpline(_MaskedLayer):
+    """A masked autoregressive layer of rational-quadratic splines.
+
+    Args:
+        features: D.
+        context_features: width of the context, or None.
+        hidden_features: width of MADE.
+        blocks: residual blocks of MADE.
+        bins: bins of each spline.
+        tail_bound: the splines act on [-tail_bound, tail_bound].
+    """
+
+    def __init__(
+        self,
+        features: int,
+        context_features: int | None,
+        *,
+        hidden_features: int,
+        blocks: int,
+        bins: int,
+        tail_bound: float,
+    ) -> None:
+        super().__init__(
+            features,
+            context_features,
+            parameters=spline_parameters(bins),
+            hidden_features=hidden_features,
+            blocks=blocks,
+        )
+        self.bins, self.tail_bound = bins, tail_bound
+
+    def _elementwise(self, inputs: Tensor, parameters: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        return rational_quadratic_spline(
+            inputs, parameters, bins=self.bins, tail_bound=self.tail_bound, inverse=inverse
+        )

@@ -1,0 +1,70 @@
+"""Linear layers that mix the dimensions between the nonlinear ones.
+
+`LULinear` is ``y = L U x + b`` with a unit lower and an upper triangular matrix (Oliva et al. 2018, arXiv:1801.09819),
+solved with `torch.linalg.solve_triangular`; `Permutation` only reorders.
+"""
+
+import torch
+import torch.nn.functional as F
+from nflows.transforms.base import Transform
+from torch import Tensor, nn
+
+__all__ = ["LULinear", "Permutation"]
+
+_UNIT_DIAGONAL = 0.5413248546129181  # softplus of it is one
+
+
+class LULinear(Transform):
+    """An invertible linear map, the identity at the start up to a fixed permutation that the caller composes.
+
+    Args:
+        features: D.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.lower = nn.Parameter(torch.zeros(features, features))
+        self.upper = nn.Parameter(torch.zeros(features, features))
+        self.diagonal = nn.Parameter(torch.full((features,), _UNIT_DIAGONAL))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        diagonal = F.softplus(self.diagonal) + 1e-3
+        identity = torch.eye(self.features, dtype=diagonal.dtype, device=diagonal.device)
+        return self.lower.tril(-1) + identity, self.upper.triu(1) + torch.diag(diagonal), diagonal.log().sum()
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to noise: inputs ``(n, D)`` give outputs ``(n, D)`` and the log-determinant ``(n,)``."""
+        lower, upper, ladj = self._factors()
+        return F.linear(inputs, lower @ upper, self.bias), ladj.expand(len(inputs))
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise to data, with the log-determinant of that direction."""
+        lower, upper, ladj = self._factors()
+        half = torch.linalg.solve_triangular(lower, (inputs - self.bias).T, upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(upper, half, upper=True).T, (-ladj).expand(len(inputs))
+
+
+class Permutation(Transform):
+    """A fixed order of the dimensions.
+
+    Args:
+        order: D integers; output i is input ``order[i]``.
+    """
+
+    order: Tensor
+    inverse_order: Tensor
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("order", order)
+        self.register_buffer("inverse_order", torch.argsort(order))
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Reorder the columns of ``(n, D)``."""
+        return inputs.index_select(1, self.order), inputs.new_zeros(len(inputs))
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Put the columns back."""
+        return inputs.index_select(1, self.inverse_order), inputs.new_zeros(len(inputs))

@@ -1,0 +1,69 @@
+"""`save` and `load`: trained models as safetensors files that any later version can read, and no file runs code."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from nflows.flows.base import Flow
+from torch import nn
+
+from sbi_physics.core.checks import resolve_device
+from sbi_physics.core.errors import StoreError, UsageError
+from sbi_physics.core.parameters import Parameters
+from sbi_physics.models.build import Architecture, build_density
+from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.store.models import read_model
+
+__all__ = ["load", "save"]
+
+
+def save(obj: Any, path: str | Path) -> None:
+    """Write a trained object to a file.
+
+    Args:
+        obj: a `Posterior`, or `Simulations`, or anything else with a ``save(path)`` method.
+        path: the file.
+
+    Raises:
+        UsageError: the object cannot be saved.
+        StoreError: the file cannot be written.
+    """
+    if not callable(getattr(obj, "save", None)):
+        raise UsageError(f"save: expected a trained posterior or simulations, got {type(obj).__name__}")
+    obj.save(path)
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    flow: Flow | None = None,
+    embedding: nn.Module | None = None,
+) -> Posterior:
+    """Read a trained posterior from a file.
+
+    Args:
+        path: the file.
+        device: where the model is to live.
+        flow: a flow of the same structure, where the posterior was trained with one of the user's own.
+        embedding: likewise an embedding network.
+
+    Raises:
+        StoreError: the file is missing, damaged, of another kind or of another version.
+        UsageError: a network of the user's own is needed and was not handed in.
+    """
+    header, tensors = read_model(path)
+    if header["kind"] != Posterior.KIND:
+        raise StoreError(f"{path}: expected a file of kind {Posterior.KIND!r}, got {header['kind']!r}")
+    try:
+        parameters = Parameters.from_dict(header["parameters"])
+        architecture = Architecture.from_dict(header["architecture"])
+        density = build_density(architecture, bounds=parameters.bounds, flow=flow, embedding=embedding)
+        density.load_state_dict(tensors)
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StoreError(f"{path}: the header and the weights of this model do not fit together: {reason}") from error
+    density.to(resolve_device(device)).eval()
+    return Posterior(parameters, density, architecture, header["provenance"])

@@ -1,0 +1,122 @@
+r"""Neural posterior estimation: learn p(theta | x) itself from pairs drawn from the joint distribution.
+
+Minimising $-E_{p(\theta,x)}[\ln q(\theta|x)]$ over a flexible conditional density q makes q the posterior
+(Papamakarios and Murray 2016, arXiv:1605.06376; Greenberg et al. 2019, arXiv:1905.07488).  One training serves every
+observation afterwards; the prior must be the one that theta was drawn from.
+"""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from nflows.flows.base import Flow
+from torch import nn
+
+from sbi_physics.core.checks import resolve_device
+from sbi_physics.core.errors import UsageError
+from sbi_physics.core.parameters import Parameters
+from sbi_physics.core.random import check_seed, derive, seeded
+from sbi_physics.models.build import CUSTOM, Architecture, build_density
+from sbi_physics.models.flows.build import FLOWS
+from sbi_physics.posterior.data import training_pairs
+from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.loop import train
+
+__all__ = ["NPE"]
+
+
+class NPE:
+    """Neural posterior estimation.
+
+    Args:
+        prior: `Parameters`, or any torch distribution over P numbers.
+        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, or an `nflows.flows.Flow` over P features whose context is what the
+            embedding gives.
+        embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        config: settings of the training loop.
+        **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
+    """
+
+    def __init__(
+        self,
+        prior: Any,
+        model: str | Flow = "nsf",
+        embedding: nn.Module | None = None,
+        device: str | torch.device = "auto",
+        *,
+        config: TrainConfig | None = None,
+        **options: Any,
+    ) -> None:
+        self.parameters = Parameters.from_prior(prior)
+        if not isinstance(model, Flow) and model not in FLOWS:
+            raise UsageError(f"model: expected one of {', '.join(FLOWS)} or an nflows Flow, got {model!r}")
+        if isinstance(model, Flow) and options:
+            raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
+        if embedding is not None and not isinstance(embedding, nn.Module):
+            raise UsageError(f"embedding: expected a torch module, got {type(embedding).__name__}")
+        self.model, self.embedding, self.options = model, embedding, options
+        self.device = resolve_device(device)
+        self.config = config or TrainConfig()
+
+    def fit(
+        self,
+        theta_or_store: Any,
+        x: Any = None,
+        *,
+        weights: Any = None,
+        seed: int = 0,
+        checkpoint: str | None = None,
+        progress: bool = True,
+    ) -> Posterior:
+        """Train on pairs (theta, x).
+
+        Args:
+            theta_or_store: theta ``(N, P)`` drawn from the prior, a `Simulations` object or the path of its file.
+            x: ``(N, *x_shape)`` simulated at each theta; None with a store.
+            weights: ``(N,)`` weights of the pairs; negative ones are allowed.
+            seed: of the initial weights, the validation split and the shuffles.
+            checkpoint: a file from which an interrupted training goes on exactly.
+            progress: whether to show a progress bar.
+
+        Raises:
+            ShapeError, NonFiniteError, SupportError, StoreError, UsageError: the data do not fit; see the message.
+            TrainingError: the loss is not finite.
+        """
+        began = time.monotonic()
+        theta, values = training_pairs(self.parameters, theta_or_store, x)
+        flow = self.model if isinstance(self.model, Flow) else None
+        architecture = Architecture(
+            CUSTOM if flow is not None else str(self.model),
+            (len(self.parameters),),
+            tuple(values.shape[1:]),
+            self.options,
+            self.embedding is not None,
+        )
+        with seeded(derive(check_seed(seed), "weights")):
+            density = build_density(
+                architecture, bounds=self.parameters.bounds, flow=flow, embedding=self.embedding
+            ).fit_scaling(theta, values)
+        density.to(self.device)
+        encoded, ladj = density.encode(theta.to(self.device))
+        record = train(
+            density,
+            density.loss,
+            [encoded.detach(), density.context_scaling(values.to(self.device)).detach()],
+            weights=weights,
+            config=self.config,
+            seed=derive(seed, "train"),
+            checkpoint=checkpoint,
+            progress=progress,
+            description="training the posterior",
+        )
+        provenance = {
+            "simulations": len(theta),
+            "seed": seed,
+            "training": replace(record, seconds=time.monotonic() - began).to_dict(),
+            # In nats per event in the units of theta, up to the share of events held out.
+            "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
+        }
+        return Posterior(self.parameters, density, architecture, provenance)

@@ -1,0 +1,46 @@
+"""How an observation is read: one, several of one theta, or a batch of separate ones (see `Posterior.sample`)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sbi_physics.core.checks import as_tensor, finite
+from sbi_physics.core.errors import ShapeError
+
+__all__ = ["Observation", "read_observation"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Observations ``(B, *x_shape)``, and whether the result keeps the axis B."""
+
+    x: Tensor
+    batched: bool
+
+
+def read_observation(x_obs: Any, x_shape: tuple[int, ...], *, iid: bool, device: torch.device) -> Observation:
+    """Check x_obs: ``x_shape`` or ``(1, *x_shape)`` is one observation, ``(B, *x_shape)`` is B.
+
+    Raises:
+        ShapeError: another shape, or several iid observations, which a posterior network of fixed input cannot join.
+        NonFiniteError: NaN or infinity.
+    """
+    x = as_tensor(x_obs, "x_obs")
+    shape = tuple(x_shape)
+    if tuple(x.shape) == shape:
+        x = x.unsqueeze(0)
+        batched = False
+    elif x.ndim == len(shape) + 1 and tuple(x.shape[1:]) == shape and len(x):
+        batched = len(x) > 1
+    else:
+        wanted = ", ".join(map(str, shape))
+        raise ShapeError(f"x_obs: expected shape ({wanted}) or (B, {wanted}), got {tuple(x.shape)}")
+    finite(x, "x_obs", "mask or impute missing data as was done in the simulations")
+    if iid and len(x) > 1:
+        raise ShapeError(
+            f"x_obs: {len(x)} independent observations of one theta cannot be joined by a posterior network trained on "
+            "single ones; train on sets of that size, or learn the likelihood"
+        )
+    return Observation(x.to(device), batched)

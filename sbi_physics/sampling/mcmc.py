@@ -1,0 +1,161 @@
+"""`mcmc`: the reference sampler, emcee's affine-invariant ensemble over a log-density in torch.
+
+All walkers of a half-ensemble are evaluated in one batch on the device of the caller's choice (Goodman and Weare 2010;
+Foreman-Mackey et al. 2013, arXiv:1202.3665).  The result says how long the chain is in autocorrelation times: the
+ensemble counts as converged when it is longer than 50 of them, which is emcee's own advice.
+"""
+
+import math
+import time
+from typing import Any
+
+import emcee
+import numpy as np
+import torch
+
+from sbi_physics.core.checks import as_tensor, finite, positive_integer, resolve_device
+from sbi_physics.core.errors import BudgetError, ShapeError, SupportError, UsageError
+from sbi_physics.core.parameters import Parameters
+from sbi_physics.core.progress import progress_bar
+from sbi_physics.core.protocols import LogDensity
+from sbi_physics.core.random import derive, numpy_generator
+from sbi_physics.core.samples import Cost, Samples
+
+__all__ = ["mcmc"]
+
+AUTOCORRELATION_TIMES = 50
+
+
+def mcmc(
+    log_prob: LogDensity,
+    initial: Any,
+    *,
+    steps: int,
+    walkers: int | None = None,
+    parameters: Parameters | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    max_calls: int | None = None,
+    max_seconds: float | None = None,
+    progress: bool = True,
+) -> Samples:
+    """Sample `log_prob` with emcee.
+
+    Args:
+        log_prob: log-density, not necessarily normalised, of theta ``(n, P)`` float64 on `device`: ``(n,)``.
+        initial: `Samples` or an array of points ``(m, P)`` with finite density from which the walkers start, chosen
+            without replacement; more than 2 P of them.
+        steps: steps of each walker.
+        walkers: number of walkers; None takes ``max(2 P + 2, 32)``.
+        parameters: gives the result its names and units.
+        seed: of the starting points and the moves.
+        device: where `log_prob` is evaluated.
+        max_calls: most evaluations of `log_prob`.
+        max_seconds: wall-clock budget.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The draws after burn-in (two autocorrelation times, at least a tenth), walker after walker, with the diagnostics
+        ``acceptance``, ``autocorrelation_time`` (in steps), ``effective_sample_size``, ``steps``, ``converged``,
+        ``chains``.
+
+    Raises:
+        UsageError, ShapeError: too few starting points, or of the wrong shape.
+        SupportError: a starting point has zero density.
+        BudgetError: the budget allows fewer than two steps.
+    """
+    start = _starting_points(initial, walkers, seed)
+    walkers, dims = start.shape
+    where = resolve_device(device)
+    calls = 0
+
+    def evaluate(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        nonlocal calls
+        calls += len(points)
+        with torch.no_grad():
+            value = log_prob(torch.as_tensor(points, dtype=torch.float64, device=where)).double().cpu()
+        # NaN never moves a walker: emcee would stop, and the caller may return it outside the support.
+        return torch.nan_to_num(value, nan=-math.inf, neginf=-math.inf, posinf=math.inf).numpy()
+
+    began = time.monotonic()
+    first = evaluate(start)
+    if not np.isfinite(first).all():
+        raise SupportError(
+            f"initial: {int((~np.isfinite(first)).sum())} of {walkers} starting points have zero density"
+        )
+    sampler = emcee.EnsembleSampler(walkers, dims, evaluate, vectorize=True)
+    random = np.random.RandomState(derive(seed, "emcee") % 2**32)
+    state = emcee.State(start, log_prob=first, random_state=random.get_state())
+    done = _advance(
+        sampler, state, positive_integer(steps, "steps"), began, lambda: calls, max_calls, max_seconds, progress
+    )
+    if done < 2:
+        raise BudgetError(
+            f"mcmc: the budget allows only {done} steps (max_calls={max_calls}, max_seconds={max_seconds})"
+        )
+    return _collect(sampler, done, parameters, dims, Cost(time.monotonic() - began, 0, calls))
+
+
+def _starting_points(initial: Any, walkers: int | None, seed: int) -> np.ndarray[Any, Any]:
+    values = initial.values if isinstance(initial, Samples) else initial
+    points = finite(as_tensor(values, "initial", dtype=torch.float64), "initial").cpu()
+    if points.ndim != 2:
+        raise ShapeError(f"initial: expected shape (m, P), got {tuple(points.shape)}")
+    points = torch.unique(points, dim=0)
+    m, dims = points.shape
+    count = max(2 * dims + 2, 32) if walkers is None else positive_integer(walkers, "walkers")
+    count += count % 2
+    if count < 2 * dims + 2:
+        raise UsageError(f"walkers: expected at least 2 P + 2 = {2 * dims + 2}, got {count}")
+    if m < count:
+        raise UsageError(f"initial: expected at least {count} distinct starting points, one for each walker, got {m}")
+    return points[torch.as_tensor(numpy_generator(derive(seed, "start")).permutation(m)[:count])].numpy()
+
+
+def _advance(
+    sampler: emcee.EnsembleSampler,
+    state: emcee.State,
+    steps: int,
+    began: float,
+    calls: Any,
+    max_calls: int | None,
+    max_seconds: float | None,
+    progress: bool,
+) -> int:
+    """Run up to `steps` steps within the budgets; the number done."""
+    done = 0
+    each = sampler.nwalkers
+    with progress_bar(steps, "emcee", enabled=progress) as advance:
+        for _ in sampler.sample(state, iterations=steps):
+            done += 1
+            advance()
+            if max_calls is not None and calls() + each > max_calls:
+                break
+            if max_seconds is not None and time.monotonic() - began > max_seconds:
+                break
+    return done
+
+
+def _collect(
+    sampler: emcee.EnsembleSampler, done: int, parameters: Parameters | None, dims: int, cost: Cost
+) -> Samples:
+    chain = sampler.get_chain()[:done]
+    # tol=0: an estimate from a chain that is too short is reported as such, not refused.
+    tau = emcee.autocorr.integrated_time(chain, tol=0, quiet=True)
+    longest = float(np.nanmax(tau)) if np.isfinite(tau).any() else math.inf
+    burn_in = min(max(done // 10, math.ceil(2 * longest) if math.isfinite(longest) else done // 2), done // 2)
+    kept = chain[burn_in:]
+    values = torch.as_tensor(np.ascontiguousarray(kept.swapaxes(0, 1)).reshape(-1, dims))
+    diagnostics = {
+        "acceptance": float(sampler.acceptance_fraction.mean()),
+        "autocorrelation_time": longest,
+        "effective_sample_size": len(values) / longest if longest > 0 else math.nan,
+        "steps": done,
+        "burn_in": burn_in,
+        "converged": done > AUTOCORRELATION_TIMES * longest,
+        "chains": sampler.nwalkers,
+    }
+    names = parameters.names if parameters else tuple(f"theta_{i}" for i in range(dims))
+    units = parameters.units if parameters else ()
+    labels = parameters.labels if parameters else ()
+    return Samples(values, names, units, labels, None, cost, diagnostics)

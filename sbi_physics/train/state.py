@@ -1,0 +1,106 @@
+"""Everything that one epoch hands to the next, and how it goes to disk and back for an exact resume.
+
+The order of the events and the dropout masks of epoch e come from a stream derived from the seed and e, so no state
+of a random generator needs storing: weights, averages, optimiser moments, counters and the best state are all.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sbi_physics.core.errors import StoreError
+from sbi_physics.store.models import read_model, write_model
+from sbi_physics.train.config import TrainingRecord
+
+__all__ = ["TrainingState"]
+
+_KIND = "checkpoint"
+
+
+@dataclass
+class TrainingState:
+    """The state of a training run between two epochs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: list[Tensor]
+    best: dict[str, Tensor] = field(default_factory=dict)
+    epoch: int = 0
+    step: int = 0
+    record: TrainingRecord = field(default_factory=TrainingRecord)
+
+    @classmethod
+    def begin(cls, model: nn.Module, optimizer: torch.optim.Optimizer) -> "TrainingState":
+        """The state before the first epoch."""
+        return cls(model, optimizer, [p.detach().clone() for p in _trainable(model)])
+
+    def update_average(self, decay: float) -> None:
+        """Move the averaged weights towards the present ones; early steps average over fewer."""
+        # The first steps are far from the end point: a bias-corrected decay forgets them.
+        effective = min(decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in _trainable(self.model)], 1 - effective)
+
+    def swap_average(self) -> None:
+        """Exchange the weights of the model with their average (done before and after validating)."""
+        for parameter, average in zip(_trainable(self.model), self.average, strict=True):
+            kept = parameter.detach().clone()
+            parameter.data.copy_(average)
+            average.copy_(kept)
+
+    def keep_best(self) -> None:
+        """Remember the weights that the model has now."""
+        self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def save(self, path: Path, identity: dict[str, Any]) -> None:
+        """Write a checkpoint whole or not at all."""
+        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best/{k}": v for k, v in self.best.items()}
+        tensors |= {f"average/{i}": v for i, v in enumerate(self.average)}
+        moments = self.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer/{i}/{k}": torch.as_tensor(v) for i, s in moments.items() for k, v in s.items()}
+        header = {
+            "kind": _KIND,
+            "identity": identity,
+            "epoch": self.epoch,
+            "step": self.step,
+            "record": asdict(self.record),
+        }
+        write_model(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
+
+    def resume(self, path: Path, identity: dict[str, Any]) -> None:
+        """Take over the state of a checkpoint.
+
+        Raises:
+            StoreError: the file is damaged, or belongs to another model, other data or other settings.
+        """
+        header, tensors = read_model(path)
+        if header.get("kind") != _KIND:
+            raise StoreError(f"{path}: expected a checkpoint, got a file of kind {header.get('kind')!r}")
+        for key, value in identity.items():
+            if header["identity"].get(key) != value:
+                raise StoreError(
+                    f"{path}: this checkpoint belongs to another run: {key} was {header['identity'].get(key)!r}, "
+                    f"now {value!r}; remove it to start anew"
+                )
+        self.model.load_state_dict(_under(tensors, "model/"))
+        self.best = _under(tensors, "best/")
+        for i, average in enumerate(self.average):
+            average.copy_(tensors[f"average/{i}"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under(tensors, "optimizer/").items():
+            index, key = name.split("/", 1)
+            moments.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.epoch, self.step = header["epoch"], header["step"]
+        self.record = TrainingRecord(**header["record"])
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
