@@ -1,0 +1,230 @@
+"""The folder of a run in progress, ``<out>.parts``, and how it becomes one file.
+
+=====================  =================================================================
+``lock``               held (flock) by the process that works on the run
+``run.json``           the identity of the run: what decides every byte of its result
+``block-000012.h5``    the rows of block 12: a whole file of simulations, or absent
+=====================  =================================================================
+
+A run that was killed leaves this folder; the same command takes up the blocks that are there.  When all are, they are
+streamed into one file, which is renamed to ``<out>``, and the folder goes.
+"""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbi_physics.core.errors import StoreError
+from sbi_physics.simulation.blocks import Block, Plan, conform, header_of
+from sbi_physics.store import layout
+from sbi_physics.store.atomic import atomic_path
+from sbi_physics.store.layout import Header, Rows, Status
+from sbi_physics.store.simulations import Simulations
+
+__all__ = ["Identity", "Parts", "finished", "read_block", "write_block"]
+
+_log = logging.getLogger(__name__)
+
+
+class Identity:
+    """What decides every byte of the result of a run.
+
+    Args:
+        plan: rows, seed and blocks.
+        simulator: name of the simulator.
+        source: where theta comes from: ``"prior"``, or the checksum of what the user gave.
+    """
+
+    def __init__(self, plan: Plan, simulator: str, source: str) -> None:
+        self.plan, self.simulator, self.source = plan, simulator, source
+
+    def to_dict(self) -> dict[str, Any]:
+        """The identity in JSON types."""
+        return {
+            "n": self.plan.n,
+            "seed": self.plan.seed,
+            "block_size": self.plan.block_size,
+            "simulator": self.simulator,
+            "theta": self.source,
+            "parameters": self.plan.parameters.to_dict(),
+            "schema": layout.SCHEMA,
+        }
+
+    def header(self, form: tuple[Any, ...] | None) -> Header:
+        """The header of a file of this run."""
+        return header_of(self.plan, self.simulator, self.source, form)
+
+    def check(self, other: dict[str, Any], path: Path) -> None:
+        """Raise `StoreError` naming the keys in which another identity, found at `path`, differs."""
+        own = self.to_dict()
+        differ = [key for key in own if other.get(key) != own[key]]
+        if differ:
+            words = "; ".join(
+                key if key == "parameters" else f"{key} {other.get(key)!r} there, {own[key]!r} asked for"
+                for key in differ
+            )
+            raise StoreError(f"{path}: holds another run ({words} differs); choose another name or remove it")
+
+
+def finished(out: Path, identity: Identity) -> Simulations | None:
+    """The finished file of the run; None where there is none yet.
+
+    Raises:
+        StoreError: `out` is there and is damaged, or is the result of another run.
+    """
+    if not out.exists():
+        return None
+    simulations = Simulations.open(out)
+    header = simulations.header
+    there = Identity(
+        Plan(header.parameters, len(simulations), header.seed, header.block_size), header.simulator, header.theta
+    )
+    identity.check(there.to_dict(), out)
+    return simulations
+
+
+def write_block(folder: Path, number: int, block: Block, identity: Identity) -> None:
+    """Write the file of a block, whole or not at all."""
+    path = _block_path(folder, number)
+    with atomic_path(path) as temporary:
+        header = identity.header(block.form)
+        layout.write(temporary, header, len(block.rows), [conform(block, header, block.form)])
+
+
+def read_block(folder: Path, number: int) -> Block:
+    """Read the file of a block.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    with layout.opened(_block_path(folder, number)) as file:
+        header, n = layout.read_header(file)
+        rows = layout.read_rows(file, header, slice(0, n))
+        errors = layout.read_errors(file)
+    form = (header.named, *((name, shape) for name, shape in sorted(header.shapes.items())))
+    rows = Rows(rows.theta, rows.x, rows.status, rows.seed, errors)
+    return Block(rows, form if _gave(rows.status) else None)
+
+
+def _gave(status: Any) -> bool:
+    return bool(np.isin(status, (Status.OK, Status.NONFINITE)).any())
+
+
+def _block_path(folder: Path, number: int) -> Path:
+    return folder / f"block-{number:06d}.h5"
+
+
+class Parts:
+    """The folder of a run in progress, locked.
+
+    Args:
+        out: the file to be.
+        identity: of the run.
+    """
+
+    def __init__(self, out: Path, identity: Identity) -> None:
+        self.out, self.identity = out, identity
+        self.folder = parts_folder(out)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        Raises:
+            StoreError: another process holds it, or it cannot be made.
+        """
+        try:
+            descriptor = _lock(self.folder)
+        except OSError as error:
+            raise StoreError(f"{self.out}: cannot be written: {error}") from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def resume(self) -> list[int]:
+        """Check that the folder belongs to this run, or claim it; return the blocks that are done.
+
+        Raises:
+            StoreError: the folder belongs to another run.
+        """
+        path = self.folder / "run.json"
+        if path.exists():
+            try:
+                there = json.loads(path.read_text())
+            except (ValueError, OSError) as error:
+                raise StoreError(f"{path}: cannot be read: {error}; remove {self.folder} to start anew") from error
+            self.identity.check(there if isinstance(there, dict) else {}, self.folder)
+        elif any(self.folder.glob("block-*.h5")):
+            raise StoreError(f"{self.folder}: holds blocks of an unknown run; remove it to start anew")
+        else:
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(self.identity.to_dict(), sort_keys=True))
+        self._remove("*.tmp")
+        return [number for number in range(self.identity.plan.blocks) if self._whole(number)]
+
+    def _whole(self, number: int) -> bool:
+        path = _block_path(self.folder, number)
+        if not path.exists():
+            return False
+        try:
+            theta = read_block(self.folder, number).rows.theta
+        except StoreError as error:
+            _log.warning("simulating block %d again: %s", number, error)
+            return False
+        return bool(np.array_equal(theta, self.identity.plan.theta(number)))
+
+    def merge(self) -> None:
+        """Stream all blocks into the file of the run."""
+        numbers = range(self.identity.plan.blocks)
+        form = next((f for f in (read_block(self.folder, b).form for b in numbers) if f is not None), None)
+        header = self.identity.header(form)
+        blocks = (conform(read_block(self.folder, b), header, form) for b in numbers)
+        with atomic_path(self.out, temporary=self.folder / "merged.tmp") as temporary:
+            layout.write(temporary, header, self.identity.plan.n, blocks)
+
+    def remove(self) -> None:
+        """Remove the folder; whenever this is cut short, what is left can be resumed or removed."""
+        self._remove("*.tmp", ".*.tmp", "block-*.h5", "run.json", "lock")
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _remove(self, *patterns: str) -> None:
+        for pattern in patterns:
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+def parts_folder(out: Path) -> Path:
+    """The folder of the run that makes `out`."""
+    return out.with_name(out.name + ".parts")
+
+
+def _lock(folder: Path) -> int:
+    """Take the lock of the folder, making both; return its open descriptor."""
+    if not folder.parent.is_dir():
+        raise StoreError(f"{folder.parent}: no such folder")
+    while True:
+        folder.mkdir(exist_ok=True)
+        path = folder / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # the run that held the folder has just finished and removed it
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise StoreError(f"{folder}: another process is working on this run") from None
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)

@@ -1,0 +1,275 @@
+"""`simulate`: run a simulator many times on the cores of this machine.
+
+The rows come in fixed seeded blocks (see `blocks`), each made in this process or in one of a pool of workers (see
+`pool`), and collected in memory or in a folder beside the file to be (see `parts`).  Same simulator, n and seed give
+the same bytes, whatever the number of workers and however often the run was killed and taken up again.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import math
+import multiprocessing
+import os
+import pickle
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer
+from sbi_physics.core.errors import UsageError
+from sbi_physics.core.protocols import Simulator
+from sbi_physics.core.random import check_seed
+from sbi_physics.simulation.blocks import (
+    Block,
+    Outcome,
+    Plan,
+    block_of_rows,
+    conform,
+    default_block_size,
+    one_thread,
+    run_block,
+)
+from sbi_physics.simulation.parts import Identity, Parts, finished, parts_folder, write_block
+from sbi_physics.simulation.pool import Answer, CannotStart, Pool
+from sbi_physics.simulation.progress import RunProgress
+from sbi_physics.simulation.resolve import resolve_simulator, simulator_name, user_files
+from sbi_physics.simulation.worker import Call, Job, Written
+from sbi_physics.store.layout import Rows, Status
+from sbi_physics.store.simulations import Simulations
+
+__all__ = ["simulate"]
+
+_log = logging.getLogger(__name__)
+_WORTH_A_POOL_SECONDS = 10.0
+
+
+def simulate(
+    simulator: Simulator | str,
+    n: int,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    cluster: Any = None,
+    timeout: float | None = None,
+    block_size: int | None = None,
+    theta: Any = None,
+    progress: bool = True,
+) -> Simulations:
+    """Draw n rows of parameters from the prior of a simulator and simulate each.
+
+    A simulation that raises, hangs, gives NaN or kills its process is recorded with its status and the text of its
+    error; it never stops the run.
+
+    Args:
+        simulator: a simulator, the name of an installed one, or ``"path/file.py:Class"``.
+        n: number of rows.
+        out: HDF5 file to write; a run that was killed is taken up where it stood, a finished one is opened.  None
+            keeps the result in memory.
+        seed: integer that decides every random number.
+        workers: number of processes; 1 runs in this process (a simulator that kills its process then ends the run);
+            None starts one for each core when the run would take more than ten seconds.
+        cluster: reserved for clusters of machines.
+        timeout: seconds that one call of the simulator may take, for a block or, where that fails, for a single row.
+        block_size: rows in a block, the unit of work, of writing and of resuming; chosen from n where None.
+        theta: ``(n, P)`` to simulate at, instead of draws from the prior.
+        progress: whether to show a bar where standard error is a terminal.
+
+    Raises:
+        UsageError: an argument is wrong, or the simulator cannot be found or sent to worker processes.
+        StoreError: `out` holds another run, is in use by another process, or cannot be written.
+        SupportError: a row of `theta` is outside the prior.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UsageError("a worker process is running the script again; call simulate under if __name__ == '__main__'")
+    if cluster is not None:
+        raise UsageError("cluster: needs the extra 'cluster' and a later version of sbi-physics; use workers=N here")
+    workers = None if workers is None else positive_integer(workers, "workers")
+    timeout = None if timeout is None else _seconds(timeout)
+    model = resolve_simulator(simulator)
+    plan, source = _plan(model, n, seed, block_size, theta)
+    identity = Identity(plan, simulator_name(model), source)
+    with one_thread():
+        if out is None:
+            run = _Run(model, identity, None, progress)
+            run.work(list(range(plan.blocks)), workers, timeout)
+            return _warned(run.collect())
+        return _warned(_into_file(model, identity, Path(out), workers, timeout, progress))
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(f"timeout: expected a number of seconds above 0, got {value!r}")
+    return float(value)
+
+
+def _plan(model: Simulator, n: int, seed: int, block_size: int | None, theta: Any) -> tuple[Plan, str]:
+    n, parameters = positive_integer(n, "n"), model.parameters
+    size = default_block_size(n) if block_size is None else min(n, positive_integer(block_size, "block_size"))
+    if theta is None:
+        _ = parameters.prior  # a prior that is not there is an error now, not in a worker
+        return Plan(parameters, n, check_seed(seed), size), "prior"
+    values = finite(batch_of(as_tensor(theta, "theta"), (len(parameters),), "theta"), "theta").cpu()
+    if len(values) != n:
+        raise UsageError(f"theta: expected n = {n} rows, got {len(values)}")
+    given = np.ascontiguousarray(parameters.check_within(values).numpy(), dtype=np.float32)
+    return Plan(parameters, n, check_seed(seed), size, given), f"sha256:{hashlib.sha256(given.tobytes()).hexdigest()}"
+
+
+def _into_file(
+    model: Simulator, identity: Identity, out: Path, workers: int | None, timeout: float | None, progress: bool
+) -> Simulations:
+    done = finished(out, identity)
+    if done is not None and not parts_folder(out).exists():
+        _log.info("%s is complete", out)
+        return done
+    parts = Parts(out, identity)
+    with parts.locked():
+        # Looked at again, now that nobody else can finish it: a kill may also have come just before the clearing up.
+        done = finished(out, identity)
+        if done is None:
+            blocks = set(parts.resume())
+            if blocks:
+                _log.info("%s: resuming, %d of %d blocks are done", out, len(blocks), identity.plan.blocks)
+            run = _Run(model, identity, parts.folder, progress)
+            run.work([b for b in range(identity.plan.blocks) if b not in blocks], workers, timeout)
+            parts.merge()
+        parts.remove()
+    return Simulations.open(out)
+
+
+def _warned(simulations: Simulations) -> Simulations:
+    if not simulations.counts()["ok"]:
+        first = next(iter(simulations.errors.items()), None)
+        reason = f"; row {first[0]}: {first[1]}" if first else ""
+        _log.warning("none of %d simulations succeeded%s", len(simulations), reason)
+    return simulations
+
+
+class _Run:
+    """The blocks of one run on their way, into a folder or into memory."""
+
+    def __init__(self, simulator: Simulator, identity: Identity, folder: Path | None, progress: bool) -> None:
+        self.simulator, self.identity, self.plan, self.folder = simulator, identity, identity.plan, folder
+        self._blocks: dict[int, Block] = {}
+        self._half: dict[int, dict[int, Outcome]] = {}
+        self._finished: set[int] = set()
+        self._bar = RunProgress(identity.simulator, self.plan.n, show=progress)
+
+    def work(self, todo: list[int], workers: int | None, timeout: float | None) -> None:
+        """Make the blocks `todo`."""
+        left = deque(todo)
+        with self._bar:
+            self._bar.advance(self.plan.n - sum(len(self.plan.rows(b)) for b in todo))
+            if timeout is None and workers == 1:
+                self._here(left, math.inf)
+            elif timeout is None and workers is None:
+                self._here(left, _WORTH_A_POOL_SECONDS if _cores() > 1 else math.inf)
+            if not left:
+                return
+            try:
+                self._there(left, workers or _cores(), timeout)
+            except CannotStart as error:
+                if workers is not None or timeout is not None:
+                    raise
+                _log.warning("simulating in one process: %s", error)
+                self._here(deque(b for b in todo if b not in self._finished), math.inf)
+
+    def collect(self) -> Simulations:
+        """The run in memory."""
+        blocks = [self._blocks[b] for b in range(self.plan.blocks)]
+        form = next((block.form for block in blocks if block.form is not None), None)
+        header = self.identity.header(form)
+        rows = [conform(block, header, form) for block in blocks]
+        starts = [self.plan.rows(b).start for b in range(self.plan.blocks)]
+        errors = {
+            start + row: text for start, r in zip(starts, rows, strict=True) for row, text in sorted(r.errors.items())
+        }
+        whole = Rows(
+            np.concatenate([r.theta for r in rows]),
+            {name: np.concatenate([r.x[name] for r in rows]) for name in header.shapes},
+            np.concatenate([r.status for r in rows]),
+            np.concatenate([r.seed for r in rows]),
+            errors,
+        )
+        return Simulations(header, self.plan.n, rows=whole)
+
+    def _here(self, left: deque[int], limit: float) -> None:
+        """Make blocks in this process, while the rest would take less than `limit` seconds."""
+        start, count = time.monotonic(), 0
+        while left:
+            if count and (time.monotonic() - start) / count * len(left) > limit:
+                return
+            number = left.popleft()
+            self._keep(number, run_block(self.simulator, self.plan, number))
+            count += 1
+
+    def _there(self, left: deque[int], workers: int, timeout: float | None) -> None:
+        """Make blocks in worker processes."""
+        with Pool(self._job(), min(workers, len(left) * self.plan.block_size), timeout) as pool:
+            running = 0
+            while left or running:
+                while left and pool.hungry:
+                    number = left.popleft()
+                    pool.submit(Call(number, None, self.plan.theta(number), self.plan.block_seed(number)))
+                    running += 1
+                for call, answer in pool.wait():
+                    running += self._take(pool, call, answer) - 1
+
+    def _take(self, pool: Pool, call: Call, answer: Answer) -> int:
+        """Deal with the answer to a call; return the number of calls that it led to."""
+        if isinstance(answer, Written):
+            self._count(call.block, answer.counts)
+            return 0
+        if isinstance(answer, Block):
+            self._keep(call.block, answer)
+            return 0
+        rows = self.plan.rows(call.block)
+        if call.row is None:
+            self._half[call.block] = {}
+            for i in reversed(range(len(rows))):
+                row = Call(call.block, rows[i], call.theta[i : i + 1], self.plan.row_seed(rows[i]))
+                pool.submit(row, first=True)
+            return len(rows)
+        outcomes = self._half[call.block]
+        outcomes[call.row] = answer
+        if len(outcomes) == len(rows):
+            del self._half[call.block]
+            seeds = [self.plan.row_seed(row) for row in rows]
+            self._keep(call.block, block_of_rows(self.plan.theta(call.block), seeds, [outcomes[row] for row in rows]))
+        return 0
+
+    def _keep(self, number: int, block: Block) -> None:
+        if self.folder is None:
+            self._blocks[number] = block
+        else:
+            write_block(self.folder, number, block, self.identity)
+        self._count(number, {code: int((block.rows.status == code).sum()) for code in Status})
+
+    def _count(self, number: int, counts: Mapping[Status, int]) -> None:
+        rows = len(self.plan.rows(number))
+        self._finished.add(number)
+        self._bar.advance(rows, rows - counts[Status.OK])
+
+    def _job(self) -> Job:
+        try:
+            simulator = pickle.dumps(self.simulator)
+            # A worker is told theta with each call.
+            plan = dataclasses.replace(self.plan, given=None)
+            identity = pickle.dumps(Identity(plan, self.identity.simulator, self.identity.source))
+        except Exception as error:
+            detail = " ".join(str(error).split())
+            raise CannotStart(
+                f"simulator: cannot be sent to worker processes ({detail}); define it in a module or a file, "
+                "or use workers=1"
+            ) from error
+        return Job(user_files(), simulator, self.folder, identity)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
