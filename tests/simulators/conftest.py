@@ -1,0 +1,58 @@
+"""Fixtures shared by the tests of the simulators: every simulator, once."""
+
+import math
+
+import pytest
+import torch
+import torch.distributions as td
+
+from simulators.gaussian_linear import GaussianLinear, GaussianLinearUniform
+from simulators.radial_velocity import Planet, RadialVelocity, k2_24
+from simulators.slcp import SLCP
+from simulators.two_moons import TwoMoons
+
+
+def everything_free():
+    """Two instruments, an eccentric planet with each element free, and one from its periastron."""
+    times = torch.linspace(0.0, 40.0, 12, dtype=torch.float64)
+    return RadialVelocity(
+        times,
+        torch.full((12,), 1.5),
+        planets=[
+            Planet(
+                "b",
+                period=td.Uniform(5.0, 6.0),
+                semi_amplitude=td.Uniform(1.0, 10.0),
+                transit_time=td.Uniform(1.0, 2.0),
+                eccentricity=td.Uniform(0.05, 0.6),
+                omega=td.Uniform(-math.pi, math.pi),
+            ),
+            Planet("c", period=17.0, semi_amplitude=4.0, periastron_time=3.0, eccentricity=0.3, omega=1.0),
+        ],
+        gamma=td.Normal(0.0, 10.0),
+        trend=td.Normal(0.0, 0.1),
+        curvature=td.Normal(0.0, 0.01),
+        log_jitter={"HIRES": td.Uniform(-1.0, 1.0), "HARPS-N": 0.5},
+        instruments=["HIRES", "HARPS-N"] * 6,
+    )
+
+
+SIMULATORS = {
+    "gaussian_linear": GaussianLinear,
+    "gaussian_linear_3": lambda: GaussianLinear(3, prior_variance=1.0, noise_variance=0.2),
+    "gaussian_linear_uniform": GaussianLinearUniform,
+    "two_moons": TwoMoons,
+    "slcp": SLCP,
+    "k2_24": k2_24,
+    "radial_velocity": everything_free,
+}
+
+
+@pytest.fixture(params=SIMULATORS)
+def simulator(request):
+    return SIMULATORS[request.param]()
+
+
+@pytest.fixture
+def planets_all_free():
+    return everything_free()
