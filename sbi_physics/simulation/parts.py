@@ -142,6 +142,8 @@ class Parts:
         """
         try:
             descriptor = _lock(self.folder)
+        except StoreError:
+            raise
         except OSError as error:
             raise StoreError(f"{self.out}: cannot be written: {error}") from error
         try:

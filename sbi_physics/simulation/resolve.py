@@ -82,12 +82,13 @@ def _made(target: Any, spec: str) -> Simulator:
     return _checked(target, spec)
 
 
-def _checked(simulator: Any, what: str) -> Any:
+def _checked(simulator: Any, what: str) -> Simulator:
     if isinstance(simulator, type) or not callable(simulator):
         raise UsageError(f"simulator: expected an object that can be called with (theta, seed=...), got {what}")
     if not isinstance(getattr(simulator, "parameters", None), Parameters):
         raise UsageError(f"simulator: {what} needs an attribute 'parameters' of type sbi_physics.Parameters")
-    return simulator
+    checked: Simulator = simulator
+    return checked
 
 
 def simulator_name(simulator: Any) -> str:

@@ -268,7 +268,8 @@ class _Run:
                 f"simulator: cannot be sent to worker processes ({detail}); define it in a module or a file, "
                 "or use workers=1"
             ) from error
-        return Job(user_files(), simulator, self.folder, identity)
+        files = {module: path for module, path in user_files().items() if module.encode() in simulator}
+        return Job(files, simulator, self.folder, identity)
 
 
 def _cores() -> int:

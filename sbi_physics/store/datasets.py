@@ -100,7 +100,7 @@ def cache_folder() -> Path:
 
 
 def location(dataset: Dataset) -> str:
-    """Where `fetch` would take all files from: "shipped", "SBI_PHYSICS_DATA", "cache" or "download"; nothing is read."""
+    """Where `fetch` would take the files from: "shipped", "SBI_PHYSICS_DATA", "cache" or "download"."""
     places = {_find(file)[0] for file in dataset.files}
     return next(place for place in ("download", "cache", "SBI_PHYSICS_DATA", "shipped") if place in places)
 
@@ -175,8 +175,10 @@ def _sha256(path: Path) -> str:
 
 def _download(file: DataFile, path: Path, progress: bool) -> None:
     bar = _Bar(file.path, progress)
+    responses: list[Any] = []  # pooch leaves them open when something goes wrong
+    keep = {"response": lambda response, *_, **__: responses.append(response)}
     try:
-        pooch.HTTPDownloader(progressbar=bar, timeout=_SECONDS_WITHOUT_AN_ANSWER)(file.url, str(path), None)
+        pooch.HTTPDownloader(progressbar=bar, timeout=_SECONDS_WITHOUT_AN_ANSWER, hooks=keep)(file.url, str(path), None)
     except (OSError, ValueError) as error:  # the errors of requests are OSErrors
         detail = " ".join(str(error).split())
         raise StoreError(
@@ -185,6 +187,8 @@ def _download(file: DataFile, path: Path, progress: bool) -> None:
         ) from error
     finally:
         bar.close()
+        for response in responses:
+            response.close()
 
 
 class _Bar:
