@@ -59,6 +59,7 @@ class RadialVelocity:
         instruments: N instrument names; None for a single instrument.
         observed: ``(N,)`` velocities that were measured, m/s or an astropy quantity; None where there are none.
         reference_time: t_0 of trend and curvature in days; the mean of the times where None.
+        stellar_mass: mass of the star and its standard deviation in solar masses, for the minimum masses; or None.
         name: name of the simulator.
 
     Attributes:
@@ -85,9 +86,11 @@ class RadialVelocity:
         instruments: Sequence[str] | None = None,
         observed: Any = None,
         reference_time: Any = None,
+        stellar_mass: tuple[float, float] | None = None,
         name: str = "radial_velocity",
     ) -> None:
         self.name = name
+        self.stellar_mass = stellar_mass
         self.times = _column(times, "d", "times")
         self.errors = _column(errors, "m / s", "errors", length=len(self.times))
         if not bool((self.errors > 0).all()):
@@ -128,7 +131,7 @@ class RadialVelocity:
             instrument: name of the column of instruments; None for a single one.
             time_unit: unit of the times where the column states none.
             velocity_unit: unit of velocities and errors where the columns state none.
-            **model: `planets`, `gamma`, `trend`, `curvature`, `log_jitter`, `reference_time`, `name`.
+            **model: `planets`, `gamma`, `trend`, `curvature`, `log_jitter`, `reference_time`, `stellar_mass`, `name`.
 
         Raises:
             StoreError: the file is missing or is no table.
@@ -177,10 +180,10 @@ class RadialVelocity:
         """
         value = self._values(theta)
         if times is None:
-            at, which = self.times.to(theta.device), self._instrument_of
+            at, which = self.times.to(theta.device), self._instrument_of.to(theta.device)
         else:
             at = _column(times, "d", "times").to(theta.device)
-            which = torch.full((len(at),), self._instrument_index(instrument))
+            which = torch.full((len(at),), self._instrument_index(instrument), device=theta.device)
         since = at - self.reference_time
         result: Tensor = _by_instrument(value, [f"gamma{tag}" for tag in self._tags], which)
         result = result + value["trend"] * since + value["curvature"] * since**2
@@ -229,9 +232,8 @@ class RadialVelocity:
         variance = self.errors.to(theta.device) ** 2
         if not self.has_jitter:
             return variance
-        log_jitter = _by_instrument(
-            self._values(theta), [f"log_jitter{tag}" for tag in self._tags], self._instrument_of
-        )
+        names, which = [f"log_jitter{tag}" for tag in self._tags], self._instrument_of.to(theta.device)
+        log_jitter = _by_instrument(self._values(theta), names, which)
         return variance + torch.exp(2 * torch.as_tensor(log_jitter, dtype=torch.float64))
 
     @property
@@ -290,6 +292,7 @@ def k2_24(table: str | Path | None = None) -> RadialVelocity:
         trend=td.Uniform(-0.2, 0.2),
         log_jitter=td.Uniform(math.log(0.1), math.log(20.0)),
         reference_time=2420.0,
+        stellar_mass=K2_24_STELLAR_MASS,
     )
 
 
@@ -337,13 +340,7 @@ def _by_instrument(value: Mapping[str, Any], names: Sequence[str], which: Tensor
     """For each row the element of its instrument: a number, a column ``(*, 1)``, or ``(*, N)``."""
     if len(names) == 1:
         return value[names[0]]
-    columns = (value[name] * _indicator(which, i, value[name]) for i, name in enumerate(names))
-    return sum(columns)
-
-
-def _indicator(which: Tensor, i: int, like: Any) -> Tensor:
-    device = like.device if isinstance(like, Tensor) else which.device
-    return (which == i).to(device, torch.float64)
+    return sum(value[name] * (which == i).to(torch.float64) for i, name in enumerate(names))
 
 
 def _flat(value: Any) -> Any:

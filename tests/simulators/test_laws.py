@@ -100,3 +100,12 @@ def test_wrong_shapes_are_named(simulator):
         simulator.log_likelihood(theta, x[:, :-1])
     with pytest.raises(ShapeError, match="theta: expected shape"):
         simulator.log_likelihood(theta[:, :-1], x)
+
+
+def test_runs_on_the_device_of_theta(simulator):
+    """On the meta device, which computes shapes alone and refuses to mix with tensors of another device."""
+    theta = simulator.parameters.sample(3, seed=1)
+    x = simulator(theta, seed=2)
+    assert simulator(theta.to("meta"), seed=2).device.type == "meta"
+    assert simulator.log_likelihood(theta.to("meta"), x).device.type == "meta"
+    assert simulator.log_likelihood(theta.to("meta"), x.to("meta")).shape == (3,)
