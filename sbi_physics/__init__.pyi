@@ -12,9 +12,9 @@ from .core.errors import UsageError as UsageError
 from .core.parameters import Parameter as Parameter
 from .core.parameters import Parameters as Parameters
 from .core.samples import Samples as Samples
-from .posterior.npe import NPE as NPE
 from .posterior.files import load as load
 from .posterior.files import save as save
+from .posterior.npe import NPE as NPE
 from .posterior.posterior import Posterior as Posterior
 from .report.figures import corner as corner
 from .sampling.mcmc import mcmc as mcmc

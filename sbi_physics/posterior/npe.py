@@ -32,8 +32,8 @@ class NPE:
 
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
-        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, or an `nflows.flows.Flow` over P features whose context is what the
-            embedding gives.
+        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, or an `nflows.flows.Flow` over P features whose context is
+            what the embedding gives.
         embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         config: settings of the training loop.

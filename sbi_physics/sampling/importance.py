@@ -78,8 +78,8 @@ def importance_sample(
             f"none of {done} proposals has a finite posterior density: the observation is impossible under the prior, "
             "or the proposal misses the posterior altogether"
         )
-    smoothed, pareto_k = pareto_smooth(raw)
-    efficiency = importance_efficiency(raw)
+    smoothed, shape = pareto_smooth(raw)
+    pareto_k, efficiency = float(shape), float(importance_efficiency(raw))
     if not pareto_k <= max_pareto_k:
         raise ConvergenceError(
             f"the importance weights cannot be trusted: Pareto k = {pareto_k:.2f} (at most {max_pareto_k:g} is "
@@ -87,7 +87,7 @@ def importance_sample(
             "or correct it by MCMC"
         )
     diagnostics = {"efficiency": efficiency, "pareto_k": pareto_k, "likelihood_calls": float(done), **_evidence(raw)}
-    return torch.cat(draws), torch.as_tensor(smoothed), diagnostics
+    return torch.cat(draws), smoothed, diagnostics
 
 
 def _evidence(log_weights: Tensor) -> dict[str, float]:

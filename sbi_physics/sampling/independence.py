@@ -65,18 +65,15 @@ def independence_metropolis(
         with seeded(derive(seed, "accept", step)):
             uniform = torch.rand(chains, dtype=torch.float64)
         # A chain that starts where the target vanishes takes the first point where it does not.
-        accept = (torch.log(uniform) < candidate_ratio - log_ratio) | (
-            torch.isneginf(log_ratio) & candidate_ratio.isfinite()
-        )
+        stranded = torch.isneginf(log_ratio) & candidate_ratio.isfinite()
+        accept = stranded | (torch.log(uniform) < candidate_ratio - log_ratio)
         state = torch.where(accept.to(state.device).unsqueeze(-1), candidate, state)
         log_ratio = torch.where(accept, candidate_ratio, log_ratio)
         if step > warmup:
             kept.append(state)
             accepted += int(accept.sum())
     if not kept:
-        raise BudgetError(
-            f"independence Metropolis: the budget ended after {calls} calls, before {warmup} warm-up steps"
-        )
+        raise BudgetError(f"independence Metropolis: the budget ended after {calls} calls, within the warm-up")
     acceptance = accepted / (len(kept) * chains)
     if acceptance < 0.01:
         raise ConvergenceError(

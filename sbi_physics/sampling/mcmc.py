@@ -2,7 +2,8 @@
 
 All walkers of a half-ensemble are evaluated in one batch on the device of the caller's choice (Goodman and Weare 2010;
 Foreman-Mackey et al. 2013, arXiv:1202.3665).  The result says how long the chain is in autocorrelation times: the
-ensemble counts as converged when it is longer than 50 of them, which is emcee's own advice.
+ensemble counts as converged when, after burn-in, it is longer than 50 of them (emcee's own advice) and the walkers
+agree.
 """
 
 import math
@@ -20,10 +21,11 @@ from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.protocols import LogDensity
 from sbi_physics.core.random import derive, numpy_generator
 from sbi_physics.core.samples import Cost, Samples
+from sbi_physics.diagnostics.chains import autocorrelation_time, chain_report
 
 __all__ = ["mcmc"]
 
-AUTOCORRELATION_TIMES = 50
+_SHORTEST = 8
 
 
 def mcmc(
@@ -56,8 +58,9 @@ def mcmc(
 
     Returns:
         The draws after burn-in (two autocorrelation times, at least a tenth), walker after walker, with the diagnostics
-        ``acceptance``, ``autocorrelation_time`` (in steps), ``effective_sample_size``, ``steps``, ``converged``,
-        ``chains``.
+        ``acceptance``, ``steps``, ``burn_in``, ``chains``, ``converged`` and, unless the chain is too short to say,
+        ``autocorrelation_time`` (in steps), ``lengths`` (of the chain, in those), ``r_hat``,
+        ``effective_sample_size`` and ``verdict``.
 
     Raises:
         UsageError, ShapeError: too few starting points, or of the wrong shape.
@@ -140,21 +143,27 @@ def _collect(
     sampler: emcee.EnsembleSampler, done: int, parameters: Parameters | None, dims: int, cost: Cost
 ) -> Samples:
     chain = sampler.get_chain()[:done]
-    # tol=0: an estimate from a chain that is too short is reported as such, not refused.
-    tau = emcee.autocorr.integrated_time(chain, tol=0, quiet=True)
-    longest = float(np.nanmax(tau)) if np.isfinite(tau).any() else math.inf
-    burn_in = min(max(done // 10, math.ceil(2 * longest) if math.isfinite(longest) else done // 2), done // 2)
+    longest = float(autocorrelation_time(chain).max()) if done >= _SHORTEST else math.inf
+    burn_in = min(max(done // 10, math.ceil(2 * longest) if math.isfinite(longest) else done), done // 2)
     kept = chain[burn_in:]
     values = torch.as_tensor(np.ascontiguousarray(kept.swapaxes(0, 1)).reshape(-1, dims))
-    diagnostics = {
+    diagnostics: dict[str, Any] = {
         "acceptance": float(sampler.acceptance_fraction.mean()),
-        "autocorrelation_time": longest,
-        "effective_sample_size": len(values) / longest if longest > 0 else math.nan,
         "steps": done,
         "burn_in": burn_in,
-        "converged": done > AUTOCORRELATION_TIMES * longest,
         "chains": sampler.nwalkers,
+        "converged": False,
     }
+    if len(kept) >= _SHORTEST:
+        report = chain_report(kept, parameters.names if parameters else None)
+        diagnostics |= {
+            "autocorrelation_time": float(report.autocorrelation_time.max()),
+            "lengths": report.lengths,
+            "r_hat": float(report.r_hat.max()),
+            "effective_sample_size": float(report.effective_sample_size.min()),
+            "converged": report.converged,
+            "verdict": report.verdict,
+        }
     names = parameters.names if parameters else tuple(f"theta_{i}" for i in range(dims))
     units = parameters.units if parameters else ()
     labels = parameters.labels if parameters else ()

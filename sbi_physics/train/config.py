@@ -28,9 +28,9 @@ class TrainConfig:
         checkpoint_seconds: time between checkpoints, where a path is given for them.
     """
 
-    epochs: int = 100
+    epochs: int = 40
     batch_size: int | None = None
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     weight_decay: float = 1e-4
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup: float = 0.1
@@ -61,7 +61,7 @@ class TrainConfig:
 
     def batch_for(self, events: int) -> int:
         """The batch size for a number of training events: as set, or about 1 % of them within 64 ... 1024."""
-        chosen = self.batch_size if self.batch_size is not None else 2 ** round_log2(events / 50, 6, 10)
+        chosen = self.batch_size if self.batch_size is not None else 2 ** round_log2(events / 35, 6, 10)
         return min(chosen, events)
 
 

@@ -1,4 +1,4 @@
-"""Masked autoregressive layers (Papamakarios et al. 2017, arXiv:1705.07057): dimension i is transformed given 1 ... i-1.
+"""Masked autoregressive layers (Papamakarios et al. 2017, arXiv:1705.07057): dimension i moves given 1 ... i-1.
 
 The conditioner is nflows' MADE.  Evaluating a density is one pass; drawing is one pass for each dimension.
 """

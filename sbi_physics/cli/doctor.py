@@ -1,0 +1,70 @@
+"""`sbi-physics doctor`: what this installation has, and how to get what it lacks."""
+
+import os
+import platform
+import sys
+from importlib import metadata
+
+from sbi_physics import __version__
+from sbi_physics.cli.common import JsonOption, Output, QuietOption
+
+__all__ = ["doctor"]
+
+REQUIRED = (
+    *("torch", "nflows", "numpy", "scipy", "h5py", "emcee", "corner", "matplotlib", "astropy", "arviz-stats"),
+    *("scikit-learn", "safetensors", "pydantic", "typer", "rich", "pooch", "lazy_loader"),
+)
+OPTIONAL = {"arviz": "arviz", "distributed": "cluster", "dask-jobqueue": "cluster", "zuko": "zuko", "sbi": "bench"}
+
+
+def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Report versions, devices, threads, the data cache, and what is missing and how to install it."""
+    import torch
+
+    from sbi_physics.simulation.resolve import available_simulators
+    from sbi_physics.store.datasets import available, cache_folder, location
+
+    output = Output(json, quiet)
+    versions = {name: _version(name) for name in [*REQUIRED, *OPTIONAL]}
+    missing = [name for name in REQUIRED if versions[name] is None]
+    advice = ["pip install --upgrade sbi-physics"] if missing else []
+    extras = sorted({OPTIONAL[name] for name in OPTIONAL if versions[name] is None})
+    advice += [f"pip install 'sbi-physics[{extra}]'" for extra in extras]
+    cuda = torch.cuda.is_available()
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
+    values = {
+        "sbi_physics": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "cuda_devices": devices,
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "data_cache": str(cache_folder()),
+        "data_sets": {d.name: location(d) for d in available()},
+        "simulators": available_simulators(),
+        "missing": missing,
+        "optional_missing": [name for name in OPTIONAL if versions[name] is None],
+        "advice": advice,
+    }
+    lines = [
+        f"sbi-physics {__version__}, Python {values['python']}, {values['platform']}",
+        "packages: " + ", ".join(f"{name} {version or '(missing)'}" for name, version in versions.items()),
+        f"devices: cpu with {values['cores']} cores, {values['torch_threads']} torch threads; "
+        + (", ".join(devices) or "no CUDA device"),
+        f"data cache: {values['data_cache']}",
+        "data sets: " + ", ".join(f"{name} ({where})" for name, where in values["data_sets"].items()),  # type: ignore[attr-defined]
+        "simulators: " + ", ".join(values["simulators"]),  # type: ignore[arg-type]
+    ]
+    lines.append("nothing required is missing" if not missing else "MISSING: " + ", ".join(missing))
+    lines += [f"optional: {command}" for command in advice]
+    output.result("\n".join(lines), **values)
+    if missing:
+        sys.exit(1)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,40 @@
+"""`sbi-physics simulate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbi_physics.cli.common import JsonOption, Output, QuietOption, SeedOption
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    simulator: Annotated[str, typer.Argument(help="A simulator's name, or path/file.py:Class.")],
+    n: Annotated[int, typer.Option("-n", help="Number of simulations.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="HDF5 file to write.")],
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores for a long run by default.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one call of the simulator may take.")] = None,
+    block_size: Annotated[int | None, typer.Option(help="Simulations in one block.")] = None,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Simulate from the prior into a file.  Run the same command again to go on after an interruption."""
+    import sbi_physics as sp
+
+    output = Output(json, quiet)
+    result = sp.simulate(
+        simulator,
+        n,
+        out=out,
+        seed=seed,
+        workers=workers,
+        timeout=timeout,
+        block_size=block_size,
+        progress=output.progress,
+    )
+    counts = result.counts()
+    text = ", ".join(f"{count} {status}" for status, count in counts.items())
+    output.result(f"{out}: {len(result)} simulations ({text})", path=str(out), simulations=len(result), status=counts)

@@ -1,0 +1,176 @@
+"""Every picture of the package is a function in this file: data in, a matplotlib `Figure` out.
+
+Matplotlib and corner are imported here and nowhere else.  Colours are Wong's colour-blind safe set (Nature Methods 8,
+441, 2011).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sbi_physics.core.checks import as_tensor
+from sbi_physics.core.errors import UsageError
+from sbi_physics.core.samples import Samples
+from sbi_physics.diagnostics.calibration import Calibration, Coverage
+
+__all__ = ["calibration", "corner", "curve", "losses", "save_figure"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_RANK_BINS = 20
+
+
+def corner(
+    samples: Samples | Mapping[str, Samples], *more: Samples, truth: Any = None, names: Sequence[str] | None = None
+) -> Figure:
+    """Draw one- and two-dimensional marginals of one or several samples over each other.
+
+    Args:
+        samples: draws, or a mapping from names to draws.
+        *more: further draws of the same parameters.
+        truth: ``(P,)`` values to mark, or None.
+        names: legend entries; those of the mapping where None.
+
+    Raises:
+        UsageError: the samples are not of the same parameters, or of several observations.
+    """
+    import corner as corner_package
+
+    sets = list(samples.values()) if isinstance(samples, Mapping) else [samples, *more]
+    legend = list(names) if names else (list(samples) if isinstance(samples, Mapping) else [])
+    if any(one.names != sets[0].names for one in sets) or any(one.values.ndim != 2 for one in sets):
+        raise UsageError("corner: expected draws of one observation, all of the same parameters")
+    dims = len(sets[0].names)
+    marks = None if truth is None else as_tensor(truth, "truth").reshape(-1).tolist()
+    all_values = np.concatenate([one.to_numpy() for one in sets])
+    limits = list(zip(*np.quantile(all_values, [0.0005, 0.9995], axis=0), strict=True))
+    labels = [f"{label} [{unit}]" if unit else label for label, unit in zip(sets[0].labels, sets[0].units, strict=True)]
+    figure = Figure(figsize=(2.1 * dims + 1, 2.1 * dims + 1))
+    for one, colour in zip(sets, COLOURS * (1 + len(sets) // len(COLOURS)), strict=False):
+        corner_package.corner(
+            one.to_numpy(),
+            weights=None if one.log_weights is None else one.weights.numpy(),
+            fig=figure,
+            labels=labels,
+            range=[(low, high) if high > low else (low - 1, low + 1) for low, high in limits],
+            bins=40,
+            smooth=1.0,
+            levels=(0.393, 0.865),
+            color=colour,
+            truths=marks,
+            truth_color="0.3",
+            plot_datapoints=False,
+            plot_density=False,
+            fill_contours=False,
+            hist_kwargs={"density": True, "linewidth": 1.4},
+            contour_kwargs={"linewidths": 1.4},
+            quiet=True,
+        )
+    if legend:
+        handles = [Line2D([], [], color=c, linewidth=2, label=name) for c, name in zip(COLOURS, legend, strict=False)]
+        figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(0.97, 0.97), frameon=False, fontsize=13)
+    return figure
+
+
+def curve(
+    grid: Any,
+    curves: Any,
+    points: tuple[Any, Any, Any],
+    *,
+    noise: float | None = None,
+    x_label: str = "",
+    y_label: str = "",
+    title: str = "",
+) -> Figure:
+    """Draw the posterior of a curve as bands over the measured points, with residuals below.
+
+    Args:
+        grid: ``(M,)`` abscissae.
+        curves: ``(n, M)`` one curve for each posterior draw; the bands hold 68 % and 95 % of them.
+        points: ``(x, y, error, model at x)`` of the measurements; without the model there are no residuals.
+        noise: extra standard deviation of the points, drawn as a longer bar.
+        x_label: words below the abscissa.
+        y_label: words beside the ordinate.
+        title: words above.
+    """
+    x, values = np.asarray(grid), np.asarray(curves)
+    at, measured, error, *model = (np.asarray(column) for column in points)
+    figure = Figure(figsize=(9, 5.5 if model else 4), layout="constrained")
+    axes = figure.subplots(2 if model else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 1] if model else None)[
+        :, 0
+    ]
+    low95, low68, median, high68, high95 = np.quantile(values, [0.025, 0.16, 0.5, 0.84, 0.975], axis=0)
+    axes[0].fill_between(x, low95, high95, color=COLOURS[0], alpha=0.18, linewidth=0, label="95 %")
+    axes[0].fill_between(x, low68, high68, color=COLOURS[0], alpha=0.35, linewidth=0, label="68 %")
+    axes[0].plot(x, median, color=COLOURS[0], linewidth=1.3, label="median")
+    panels = [(axes[0], measured)] + ([(axes[1], measured - model[0])] if model else [])
+    for axis, heights in panels:
+        if noise:
+            axis.errorbar(at, heights, np.hypot(error, noise), fmt="none", color="0.6", linewidth=0.8)
+        axis.errorbar(at, heights, error, fmt="o", color="black", markersize=3.5, linewidth=1.2)
+    axes[0].set(ylabel=y_label, title=title)
+    axes[0].legend(frameon=False, ncols=3, fontsize=9)
+    if model:
+        axes[1].axhline(0, color=COLOURS[0], linewidth=1)
+        axes[1].set(ylabel="residual")
+    axes[-1].set(xlabel=x_label)
+    return figure
+
+
+def calibration(result: Calibration, expected: Coverage | None = None) -> Figure:
+    """Draw rank histograms with their 99 % band, one panel a parameter, and the expected coverage in the last.
+
+    Args:
+        result: of `diagnostics.sbc`.
+        expected: of `diagnostics.coverage`, or None.
+    """
+    from scipy.stats import binom
+
+    panels = len(result.names) + (expected is not None)
+    columns = min(3, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    n = len(result.ranks)
+    band = binom.ppf([0.005, 0.995], n, 1 / _RANK_BINS)
+    for i, name in enumerate(result.names):
+        axes[i].axhspan(*band, color="0.85")
+        shares = (result.ranks[:, i].numpy() + 0.5) / (result.draws + 1)
+        axes[i].hist(shares, bins=_RANK_BINS, range=(0, 1), color=COLOURS[0], alpha=0.75)
+        axes[i].set(title=f"{name}: {result.kinds[i]}", xlabel="rank of the truth", ylabel="simulations")
+    if expected is not None:
+        axis = axes[len(result.names)]
+        levels = expected.levels.numpy()
+        axis.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
+        for k, name in enumerate(expected.names):
+            colour = COLOURS[k % len(COLOURS)]
+            axis.errorbar(
+                levels, expected.coverage[:, k], expected.error[:, k], label=name, color=colour, linewidth=1.1
+            )
+        axis.set(title="expected coverage", xlabel="credibility", ylabel="share that holds the truth")
+        axis.legend(frameon=False, fontsize=8)
+    for axis in axes[panels:]:
+        axis.axis("off")
+    return figure
+
+
+def losses(train: Sequence[float], validation: Sequence[float], best_epoch: int) -> Figure:
+    """Draw the loss over the epochs of a training run."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(train, color=COLOURS[0], label="training")
+    axis.plot(validation, color=COLOURS[1], label="validation (averaged weights)")
+    axis.axvline(best_epoch, color="0.5", linestyle=":", label="kept")
+    axis.set(xlabel="epoch", ylabel="loss [nats]")
+    axis.legend(frameon=False)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, PDF or SVG, by the ending of the path."""
+    with mpl.rc_context({"svg.hashsalt": "sbi_physics"}):
+        figure.savefig(path, dpi=150)
