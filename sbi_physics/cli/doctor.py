@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from importlib import metadata
+from typing import Any
 
 from sbi_physics import __version__
 from sbi_physics.cli.common import JsonOption, Output, QuietOption
@@ -32,7 +33,7 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
     advice += [f"pip install 'sbi-physics[{extra}]'" for extra in extras]
     cuda = torch.cuda.is_available()
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
-    values = {
+    values: dict[str, Any] = {
         "sbi_physics": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -53,8 +54,8 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
         f"devices: cpu with {values['cores']} cores, {values['torch_threads']} torch threads; "
         + (", ".join(devices) or "no CUDA device"),
         f"data cache: {values['data_cache']}",
-        "data sets: " + ", ".join(f"{name} ({where})" for name, where in values["data_sets"].items()),  # type: ignore[attr-defined]
-        "simulators: " + ", ".join(values["simulators"]),  # type: ignore[arg-type]
+        "data sets: " + ", ".join(f"{name} ({where})" for name, where in values["data_sets"].items()),
+        "simulators: " + ", ".join(values["simulators"]),
     ]
     lines.append("nothing required is missing" if not missing else "MISSING: " + ", ".join(missing))
     lines += [f"optional: {command}" for command in advice]

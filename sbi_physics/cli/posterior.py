@@ -151,15 +151,7 @@ def compare(
     posterior = sp.load(model, device=device)
     model_of = resolve_simulator(simulator)
     x_obs = _observation(observation or simulator)
-    comparison = compare_posteriors(
-        posterior,
-        model_of,
-        x_obs,
-        n=n,
-        steps=steps,
-        seed=seed,
-        progress=output.progress,  # type: ignore[arg-type]
-    )
+    comparison = compare_posteriors(posterior, model_of, x_obs, n=n, steps=steps, seed=seed, progress=output.progress)
     write_comparison(comparison, out)
     output.result(comparison_table(comparison, output), path=str(out), **comparison.to_dict())
 

@@ -4,7 +4,7 @@
 `to_spec` and `from_spec` turn the distributions of torch into JSON and back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ class ProductPrior(td.Distribution):
 
 def log_prob_anywhere(prior: td.Distribution, value: Tensor) -> Tensor:
     """Log-density that is minus infinity outside the support instead of an error."""
-    inside = prior.support.check(value)
+    inside = prior.support.check(value)  # type: ignore[union-attr]  # checked when the bounds were read
     with seeded(0):
         fill = prior.sample().to(value)
     shown = inside.unsqueeze(-1) if prior.event_shape else inside
@@ -183,7 +183,8 @@ def from_spec(spec: dict[str, Any]) -> td.Distribution | None:
         if not (isinstance(cls, type) and issubclass(cls, td.Distribution)):
             raise KeyError(family)
         values = {a: torch.tensor(v, dtype=getattr(torch, t)) for a, (t, v) in spec["arguments"].items()}
-        return cls(**values)
+        build: Callable[..., td.Distribution] = cls
+        return build(**values)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise StoreError(f"the stored prior cannot be read: {error}") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sbi_physics.core.checks import as_tensor, positive_integer
 from sbi_physics.core.errors import UsageError
-from sbi_physics.core.protocols import TractableSimulator
+from sbi_physics.core.protocols import Simulator, TractableSimulator
 from sbi_physics.core.random import derive
 from sbi_physics.core.samples import Samples
 from sbi_physics.diagnostics.two_sample import c2st
@@ -72,7 +72,7 @@ def intervals(samples: Samples) -> dict[str, dict[str, float]]:
 
 def compare(
     posterior: Posterior,
-    simulator: TractableSimulator,
+    simulator: Simulator,
     x_obs: Any,
     *,
     n: int = 10_000,

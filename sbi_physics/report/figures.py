@@ -79,7 +79,7 @@ def corner(
 def curve(
     grid: Any,
     curves: Any,
-    points: tuple[Any, Any, Any],
+    points: Sequence[Any],
     *,
     noise: float | None = None,
     x_label: str = "",

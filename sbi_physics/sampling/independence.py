@@ -73,7 +73,7 @@ def independence_metropolis(
             kept.append(state)
             accepted += int(accept.sum())
     if not kept:
-        raise BudgetError(f"independence Metropolis: the budget ended after {calls} calls, within the warm-up")
+        raise BudgetError(f"the budget ended after {calls} calls, within the warm-up of the chains")
     acceptance = accepted / (len(kept) * chains)
     if acceptance < 0.01:
         raise ConvergenceError(

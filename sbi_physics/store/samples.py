@@ -60,6 +60,6 @@ def read_samples(path: str | Path) -> dict[str, Samples]:
 
 
 def _read_group(group: h5py.Group) -> Samples:
-    words = {key: tuple(str(word) for word in group.attrs[key]) for key in ("names", "units", "labels")}
+    names, units, labels = (tuple(map(str, group.attrs[key])) for key in ("names", "units", "labels"))
     weights = torch.as_tensor(group["log_weights"][:]) if "log_weights" in group else None
-    return Samples(torch.as_tensor(group["values"][:]), log_weights=weights, **words)
+    return Samples(torch.as_tensor(group["values"][:]), names, units, labels, weights)
