@@ -26,6 +26,7 @@ from sbi_physics.core.errors import ShapeError, SupportError
 __all__ = ["SupportBijection"]
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_TINY = torch.finfo(torch.float64).tiny
 
 
 class SupportBijection:
@@ -78,8 +79,11 @@ class SupportBijection:
         for kind, index, lower, upper in self._each(theta.device):
             column = value[..., index]
             if kind == "both":
-                quantile = torch.special.ndtri((column - lower) / (upper - lower))
-                z[..., index] = quantile
+                # From the nearer bound, where the difference is exact and never rounds to nothing.
+                nearer_lower = column - lower < upper - column
+                share = torch.where(nearer_lower, column - lower, upper - column) / (upper - lower)
+                quantile = torch.special.ndtri(share.clamp(min=_TINY))
+                z[..., index] = torch.where(nearer_lower, quantile, -quantile)
                 ladj[..., index] = 0.5 * quantile**2 + _LOG_SQRT_2PI - torch.log(upper - lower)
             elif kind == "lower":
                 log = torch.log(column - lower)
@@ -98,13 +102,16 @@ class SupportBijection:
         for kind, index, lower, upper in self._each(z.device):
             column = value[..., index]
             if kind == "both":
-                theta[..., index] = lower + (upper - lower) * torch.special.ndtr(column)
+                nearer_lower = column < 0
+                distance = (upper - lower) * torch.special.ndtr(torch.where(nearer_lower, column, -column))
+                theta[..., index] = torch.where(nearer_lower, lower + distance, upper - distance)
                 ladj[..., index] = torch.log(upper - lower) - 0.5 * column**2 - _LOG_SQRT_2PI
             elif kind == "lower":
                 theta[..., index], ladj[..., index] = lower + torch.exp(column), column
             else:
                 theta[..., index], ladj[..., index] = upper - torch.exp(-column), -column
-        return self._strictly_inside(theta.to(z.dtype)), ladj.sum(-1).to(z.dtype)
+        largest = torch.finfo(z.dtype).max
+        return self._strictly_inside(theta.to(z.dtype).clamp(-largest, largest)), ladj.sum(-1).to(z.dtype)
 
     def _each(self, device: torch.device) -> list[tuple[str, Tensor, Tensor, Tensor]]:
         bounds = self.bounds.to(device)

@@ -95,9 +95,10 @@ class FlowDensity(nn.Module):
             raise ShapeError(f"x: expected shape (*, {self.event_shape[0]}), got {tuple(x.shape)}")
         finite(x, "x")
         summary = self._summary(context)
-        batch = x.shape[:-1] if summary is None else torch.broadcast_shapes(x.shape[:-1], summary.shape[:-1])
+        batch = x.shape[:-1] if summary is None else _common_batch(x.shape[:-1], summary.shape[:-1])
         rows = x.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
-        summaries = None if summary is None else summary.expand(*batch, summary.shape[-1]).reshape(len(rows), -1)
+        width = 0 if summary is None else summary.shape[-1]
+        summaries = None if summary is None else summary.expand(*batch, width).reshape(len(rows), width)
         inside = self.bijection.within(rows)
         # Rows outside the support are evaluated at the centre, then overwritten: no data-dependent shapes.
         centre = self.bijection.to_support(self.event_scaling.mean)[0]
@@ -170,9 +171,19 @@ class FlowDensity(nn.Module):
             )
         finite(context, "context")
         batch = context.shape[: context.ndim - dims]
-        scaled = self.context_scaling(context.to(self.device)).reshape(-1, *self.context_shape)
-        return self.embedding(scaled).reshape(*batch, -1)
+        scaled = self.context_scaling(context.to(self.device)).reshape(batch.numel(), *self.context_shape)
+        summary = self.embedding(scaled)
+        return summary.reshape(*batch, summary.shape[-1])
 
     def extra_repr(self) -> str:
         """Shapes, for `print`."""
         return f"event_shape={tuple(self.event_shape)}, context_shape={tuple(self.context_shape)}"
+
+
+def _common_batch(events: torch.Size, contexts: torch.Size) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(events, contexts)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"x and context: expected leading axes that broadcast, got {tuple(events)} and {tuple(contexts)}"
+        ) from error

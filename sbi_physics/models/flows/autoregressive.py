@@ -28,7 +28,7 @@ class _MaskedLayer(Transform):
         blocks: int,
     ) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.parameters_each = features, parameters
         self.conditioner = MADE(
             features=features,
             hidden_features=max(hidden_features, features),
@@ -54,7 +54,7 @@ class _MaskedLayer(Transform):
         return outputs, log_derivative.sum(1)
 
     def _choose(self, inputs: Tensor, context: Tensor | None) -> Tensor:
-        return self.conditioner(inputs, context).view(*inputs.shape, -1)
+        return self.conditioner(inputs, context).view(*inputs.shape, self.parameters_each)
 
     def _elementwise(self, inputs: Tensor, parameters: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
