@@ -1,22 +1,24 @@
 r"""Monotonic rational-quadratic splines on [-B, B] with identity tails (Durkan et al. 2019, arXiv:1906.04032).
 
-With K bins, knots $(x_k, y_k)$, slopes $s_k = (y_{k+1}-y_k)/(x_{k+1}-x_k)$, derivatives $\delta_k$ and
-$\xi = (x-x_k)/(x_{k+1}-x_k)$, inside a bin (their equations 4 and 5)
+With K bins, knots $(x_k, y_k)$, widths w, heights h, slopes $s = h/w$, derivatives $\delta_0, \delta_1$ at the edges
+of a bin and $\xi = (x-x_k)/w$, inside a bin (their equations 4 and 5)
 
-$$ y = y_k + \frac{(y_{k+1}-y_k)\,[s_k\xi^2 + \delta_k\xi(1-\xi)]}{s_k + (\delta_{k+1}+\delta_k-2s_k)\,\xi(1-\xi)} $$
+$$ y = y_k + h\,\frac{s\xi^2 + \delta_0\,\xi(1-\xi)}{D}, \qquad D = s + (\delta_1+\delta_0-2s)\,\xi(1-\xi) $$
 
-$$ \frac{dy}{dx} = \frac{s_k^2[\delta_{k+1}\xi^2 + 2 s_k\xi(1-\xi) + \delta_k(1-\xi)^2]}
-   {[s_k + (\delta_{k+1}+\delta_k-2s_k)\,\xi(1-\xi)]^2} $$
+$$ \frac{dy}{dx} = \frac{s^2 N}{D^2}, \qquad N = \delta_1\xi^2 + 2s\,\xi(1-\xi) + \delta_0(1-\xi)^2 $$
 
-Every element goes through the same arithmetic: there is no boolean mask and nothing waits for the host.
+Every element goes through the same arithmetic: there is no boolean mask and nothing waits for the host.  The backward
+pass is analytic: the partial derivatives with respect to the six quantities of the bin are a few products, and only
+then are they spread over the K bins.  The inverse has the same backward by the implicit function theorem.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["rational_quadratic_spline", "spline_parameters"]
 
@@ -24,17 +26,6 @@ MIN_BIN = 1e-3
 MIN_DERIVATIVE = 1e-3
 # softplus(_UNIT_DERIVATIVE) + MIN_DERIVATIVE == 1, so that a conditioner that returns zero gives the identity.
 _UNIT_DERIVATIVE = math.log(math.expm1(1.0 - MIN_DERIVATIVE))
-
-
-class _Bin(NamedTuple):
-    """The quantities of the bin that each element falls into, all of the shape of the input."""
-
-    left: Tensor
-    width: Tensor
-    bottom: Tensor
-    height: Tensor
-    derivative_left: Tensor
-    derivative_right: Tensor
 
 
 def spline_parameters(bins: int) -> int:
@@ -55,64 +46,186 @@ def rational_quadratic_spline(
         inverse: whether to apply the inverse.
 
     Returns:
-        outputs ``(*)`` and the logarithm of the derivative of the applied map ``(*)``.
+        outputs ``(*)`` and the logarithm of the derivative of the applied map ``(*)``; differentiable once.
     """
-    inside = inputs.abs() <= tail_bound
-    clamped = inputs.clamp(-tail_bound, tail_bound)
-    widths, heights, derivatives = parameters.split([bins, bins, bins - 1], dim=-1)
-    bin_ = _find_bin(clamped, widths, heights, derivatives, bins, tail_bound, inverse)
-    transformed, log_derivative = (_backward if inverse else _forward)(clamped, bin_)
-    return torch.where(inside, transformed, inputs), torch.where(inside, log_derivative, 0.0)
+    outputs, log_derivative, *_ = _Spline.apply(inputs, parameters, bins, tail_bound, inverse)
+    return outputs, log_derivative
 
 
-def _find_bin(
-    clamped: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, bins: int, tail_bound: float, inverse: bool
-) -> _Bin:
-    x_knots, y_knots = _knots(widths, bins, tail_bound), _knots(heights, bins, tail_bound)
-    searched = y_knots if inverse else x_knots
-    index = (clamped.detach().unsqueeze(-1) >= searched.detach()[..., 1:-1]).sum(-1, keepdim=True)
-    inner = F.softplus(derivatives + _UNIT_DERIVATIVE) + MIN_DERIVATIVE
-    slopes = F.pad(inner, (1, 1), value=1.0)
-    edges = torch.cat([index, index + 1], dim=-1)
-    left, right = x_knots.gather(-1, edges).unbind(-1)
-    bottom, top = y_knots.gather(-1, edges).unbind(-1)
-    derivative_left, derivative_right = slopes.gather(-1, edges).unbind(-1)
-    return _Bin(left, right - left, bottom, top - bottom, derivative_left, derivative_right)
+class _Bin(NamedTuple):
+    """The bin that each element falls into; all but `shares` of the shape of the input."""
+
+    left: Tensor
+    width: Tensor
+    bottom: Tensor
+    height: Tensor
+    raw_derivatives: Tensor  # (*, 2), before the softplus
+    derivatives: Tensor  # (*, 2)
+    shares: Tensor  # (*, 2, K) softmax of widths and heights
+    index: Tensor  # (*, 1)
 
 
-def _knots(unconstrained: Tensor, bins: int, tail_bound: float) -> Tensor:
-    """Knots ``(*, K + 1)`` from -B to B; the last is exactly B whatever the rounding."""
-    sizes = MIN_BIN + (1 - MIN_BIN * bins) * torch.softmax(unconstrained, dim=-1)
-    inner = (2 * tail_bound) * torch.cumsum(sizes[..., :-1], dim=-1) - tail_bound
-    return F.pad(F.pad(inner, (1, 0), value=-tail_bound), (0, 1), value=tail_bound)
+def _find_bin(clamped: Tensor, parameters: Tensor, bins: int, tail_bound: float, inverse: bool) -> _Bin:
+    shares = torch.softmax(parameters[..., : 2 * bins].unflatten(-1, (2, bins)), dim=-1)
+    sizes = (2 * tail_bound * (1 - MIN_BIN * bins)) * shares + 2 * tail_bound * MIN_BIN
+    right_edges = torch.cumsum(sizes, dim=-1) - tail_bound
+    searched = right_edges[..., 1 if inverse else 0, :-1]
+    index = (clamped.unsqueeze(-1) >= searched).sum(-1, keepdim=True)
+    both = index.unsqueeze(-2).expand(*index.shape[:-1], 2, 1)
+    size = sizes.gather(-1, both).squeeze(-1)
+    left, bottom = (right_edges.gather(-1, both).squeeze(-1) - size).unbind(-1)
+    width, height = size.unbind(-1)
+    # The outermost derivatives are one, which a raw value of zero gives.
+    raw = F.pad(parameters[..., 2 * bins :], (1, 1)).gather(-1, torch.cat([index, index + 1], dim=-1))
+    derivatives = F.softplus(raw + _UNIT_DERIVATIVE) + MIN_DERIVATIVE
+    return _Bin(left, width, bottom, height, raw, derivatives, shares, index)
 
 
 def _forward(x: Tensor, b: _Bin) -> tuple[Tensor, Tensor]:
-    slope = b.height / b.width
+    """Position in the bin and output."""
+    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(-1)
     xi = ((x - b.left) / b.width).clamp(0, 1)
     mixed = xi * (1 - xi)
-    curvature = b.derivative_left + b.derivative_right - 2 * slope
-    denominator = slope + curvature * mixed
-    y = b.bottom + b.height * (slope * xi.square() + b.derivative_left * mixed) / denominator
-    return y, _log_derivative(slope, xi, mixed, denominator, b)
+    denominator = slope + (d0 + d1 - 2 * slope) * mixed
+    return xi, b.bottom + b.height * (slope * xi.square() + d0 * mixed) / denominator
 
 
 def _backward(y: Tensor, b: _Bin) -> tuple[Tensor, Tensor]:
-    """Solve the quadratic of their equations 6 to 8 for xi."""
-    slope = b.height / b.width
-    curvature = b.derivative_left + b.derivative_right - 2 * slope
+    """Position in the bin and input, from the quadratic of their equations 6 to 8."""
+    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(-1)
     rise = (y - b.bottom).clamp(min=0)
-    a = b.height * (slope - b.derivative_left) + rise * curvature
-    half = b.height * b.derivative_left - rise * curvature
-    c = -slope * rise
+    bend = rise * (d0 + d1 - 2 * slope)
+    quadratic, linear, constant = b.height * (slope - d0) + bend, b.height * d0 - bend, -slope * rise
     # Clamped: rounding may push the discriminant of a monotonic spline below zero.
-    root = (half.square() - 4 * a * c).clamp(min=1e-30).sqrt()
-    xi = (2 * c / (-half - root)).clamp(0, 1)
+    root = (linear.square() - 4 * quadratic * constant).clamp(min=1e-30).sqrt()
+    xi = (2 * constant / (-linear - root)).clamp(0, 1)
+    return xi, b.left + xi * b.width
+
+
+def _log_derivative(xi: Tensor, b: _Bin) -> Tensor:
+    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(-1)
     mixed = xi * (1 - xi)
-    denominator = slope + curvature * mixed
-    return b.left + xi * b.width, -_log_derivative(slope, xi, mixed, denominator, b)
+    numerator = d1 * xi.square() + 2 * slope * mixed + d0 * (1 - xi).square()
+    return torch.log(slope.square() * numerator / (slope + (d0 + d1 - 2 * slope) * mixed).square())
 
 
-def _log_derivative(slope: Tensor, xi: Tensor, mixed: Tensor, denominator: Tensor, b: _Bin) -> Tensor:
-    numerator = b.derivative_right * xi.square() + 2 * slope * mixed + b.derivative_left * (1 - xi).square()
-    return 2 * torch.log(slope) + torch.log(numerator) - 2 * torch.log(denominator)
+class _Spline(torch.autograd.Function):
+    """The spline with an analytic backward pass."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        inputs: Tensor, parameters: Tensor, bins: int, tail_bound: float, inverse: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        clamped = inputs.clamp(-tail_bound, tail_bound)
+        bin_ = _find_bin(clamped, parameters, bins, tail_bound, inverse)
+        xi, moved = (_backward if inverse else _forward)(clamped, bin_)
+        log_derivative = _log_derivative(xi, bin_)
+        inside = inputs.abs() <= tail_bound
+        outputs = torch.where(inside, moved, inputs)
+        log_derivative = torch.where(inside, -log_derivative if inverse else log_derivative, 0.0)
+        sizes = torch.stack([bin_.width, bin_.height], dim=-1)
+        return outputs, log_derivative, xi, sizes, bin_.raw_derivatives, bin_.shares, bin_.index
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(True)
+        ctx.save_for_backward(inputs[0], *output[2:])
+        ctx.bins, ctx.tail_bound, ctx.inverse = inputs[2:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_outputs: Tensor, grad_log: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, xi, sizes, raw, shares, index = ctx.saved_tensors
+        inside = inputs.abs() <= ctx.tail_bound
+        partial = _Partials.at(xi, sizes, F.softplus(raw + _UNIT_DERIVATIVE) + MIN_DERIVATIVE)
+        grad_out, grad_l = torch.where(inside, grad_outputs, 0.0), torch.where(inside, grad_log, 0.0)
+        if ctx.inverse:
+            # x(y, p) from f(x, p) = y: dx = (dy - f_p dp) / f_x, and the log-derivative is -l(x, p).
+            through = (grad_out - grad_l * partial.l_xi / sizes[..., 0]) * sizes[..., 0] / partial.y_xi
+            grad_inputs, grad_out, grad_l = through, -through, -grad_l
+        else:
+            grad_inputs = (grad_out * partial.y_xi + grad_l * partial.l_xi) / sizes[..., 0]
+        edge, size, derivative = partial.spread(grad_out, grad_l)
+        grad_parameters = _unconstrained(edge, size, derivative, raw, shares, index, ctx.bins, ctx.tail_bound)
+        return torch.where(inside, grad_inputs, grad_outputs), grad_parameters, None, None, None
+
+
+class _Partials(NamedTuple):
+    """Partial derivatives of y and of l = ln(dy/dx) with respect to the quantities of the bin."""
+
+    xi: Tensor
+    width: Tensor
+    slope: Tensor
+    y_xi: Tensor
+    y_slope: Tensor
+    y_height: Tensor
+    y_d0: Tensor
+    y_d1: Tensor
+    l_xi: Tensor
+    l_slope: Tensor
+    l_d0: Tensor
+    l_d1: Tensor
+
+    @classmethod
+    def at(cls, xi: Tensor, sizes: Tensor, derivatives: Tensor) -> "_Partials":
+        width, height = sizes.unbind(-1)
+        d0, d1 = derivatives.unbind(-1)
+        slope, rest = height / width, 1 - xi
+        mixed, square, rest_square = xi * rest, xi.square(), rest.square()
+        curvature = d0 + d1 - 2 * slope
+        inverse_d = 1 / (slope + curvature * mixed)
+        numerator = d1 * square + 2 * slope * mixed + d0 * rest_square
+        inverse_n = 1 / numerator
+        level = (slope * square + d0 * mixed) * inverse_d
+        scaled = height * inverse_d
+        common = 2 * mixed * inverse_d
+        gap = rest - xi
+        return cls(
+            xi,
+            width,
+            slope,
+            scaled * inverse_d * slope * numerator,
+            scaled * (square - level * (1 - 2 * mixed)),
+            level,
+            scaled * mixed * (1 - level),
+            -scaled * mixed * level,
+            2 * ((d1 * xi + slope * gap - d0 * rest) * inverse_n - curvature * gap * inverse_d),
+            2 * (1 / slope + mixed * inverse_n - (1 - 2 * mixed) * inverse_d),
+            rest_square * inverse_n - common,
+            square * inverse_n - common,
+        )
+
+    def spread(self, grad_y: Tensor, grad_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients with respect to left and bottom edges, width and height, and derivatives: each ``(*, 2)``.
+
+        The position xi moves with left edge and width at fixed x, in either direction of the map; for the inverse the
+        caller has put the dependence of x itself into `grad_y`.
+        """
+        grad_xi = (grad_y * self.y_xi + grad_l * self.l_xi) / self.width
+        grad_slope = (grad_y * self.y_slope + grad_l * self.l_slope) / self.width
+        edge = torch.stack([-grad_xi, grad_y], dim=-1)
+        size = torch.stack([-grad_xi * self.xi - grad_slope * self.slope, grad_y * self.y_height + grad_slope], dim=-1)
+        derivative = torch.stack(
+            [grad_y * self.y_d0 + grad_l * self.l_d0, grad_y * self.y_d1 + grad_l * self.l_d1], dim=-1
+        )
+        return edge, size, derivative
+
+
+def _unconstrained(
+    edge: Tensor, size: Tensor, derivative: Tensor, raw: Tensor, shares: Tensor, index: Tensor, bins: int, bound: float
+) -> Tensor:
+    """From gradients in the quantities of the bin to those in the unconstrained parameters ``(*, 3K - 1)``."""
+    position = torch.arange(bins, device=index.device)
+    before = (position < index).unsqueeze(-2)
+    here = (position == index).unsqueeze(-2)
+    # An edge is the sum of all sizes before it.
+    each = torch.where(before, edge.unsqueeze(-1), 0.0) + torch.where(here, size.unsqueeze(-1), 0.0)
+    weighted = each * shares
+    grad_sizes = (2 * bound * (1 - MIN_BIN * bins)) * (weighted - shares * weighted.sum(-1, keepdim=True))
+    slopes = derivative * torch.sigmoid(raw + _UNIT_DERIVATIVE)
+    padded = torch.zeros(*index.shape[:-1], bins + 1, dtype=slopes.dtype, device=slopes.device)
+    padded = padded.scatter(-1, torch.cat([index, index + 1], dim=-1), slopes)
+    return torch.cat([grad_sizes.flatten(-2), padded[..., 1:-1]], dim=-1)

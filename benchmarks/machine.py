@@ -1,0 +1,45 @@
+"""The machine and the versions that a figure was measured with, and how a result is written."""
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["RESULTS", "describe_machine", "write_result"]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def describe_machine(*packages: str) -> dict[str, Any]:
+    """Processor, cores, threads, CUDA devices, Python, torch and the versions of the named packages."""
+    names = ["torch", "numpy", "nflows", *packages]
+    cuda = torch.cuda.is_available()
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in names},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Write a result beside the others and return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return path
