@@ -1,6 +1,7 @@
 """The program `sbi-physics`: its verbs, and the one place where an error becomes an exit status."""
 
 import sys
+from typing import Any
 
 import typer
 
@@ -39,20 +40,17 @@ def _root(
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; errors that the package raises on purpose become one line and an exit status."""
     try:
-        status = app(arguments, standalone_mode=False)
+        status = app(arguments, standalone_mode=False, prog_name="sbi-physics")
     except Exception as error:
         status = _exit_status(error)
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        status = 130
+        status = _fail("interrupted", 130)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _exit_status(error: Exception) -> int:
     """Print an expected error as one line and return its exit status; raise an unexpected one."""
     # Deferred, as all heavy imports of the command line: the errors are known where they were raised.
-    from click.exceptions import ClickException, Exit
-
     from sbi_physics.core.errors import (
         NonFiniteError,
         SBIPhysicsError,
@@ -62,13 +60,30 @@ def _exit_status(error: Exception) -> int:
         UsageError,
     )
 
-    if isinstance(error, Exit):
+    if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, ClickException):
-        error.show(file=sys.stderr)
-        return 2
+    if isinstance(error, typer.Abort):
+        return _fail("interrupted", 130)
+    # What the parser found wrong.  Newer versions of typer carry a click of their own, so it has no one class.
+    if callable(getattr(error, "format_message", None)):
+        return _usage(error)
     if isinstance(error, SBIPhysicsError):
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         wrong_input = isinstance(error, UsageError | ShapeError | NonFiniteError | SupportError | StoreError)
-        return 2 if wrong_input else 1
+        return _fail(str(error), 2 if wrong_input else 1)
+    if isinstance(error, OSError | MemoryError):
+        return _fail(str(error) or type(error).__name__, 1)
     raise error
+
+
+def _usage(error: Any) -> int:
+    text = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(text, end="")
+        return 2
+    command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "sbi-physics"
+    return _fail(f"{text} See '{command} --help'.", 2)
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return status

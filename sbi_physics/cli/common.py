@@ -1,17 +1,34 @@
 """What all verbs share: the common options, where text goes, and how an error ends the program.
 
 Human text and progress go to standard error, the result to standard output; ``--json`` makes the result one JSON
-object.  Exit status: 0 done, 2 wrong use or bad input, 1 a failure while running.
+object, in which a number that is not finite (a Pareto k of a set of weights too small to fit, say) is ``null``.
+Exit status: 0 done, 2 wrong use or bad input, 1 a failure while running.
 """
 
+import ctypes
 import json
+import math
+import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["DeviceOption", "JsonOption", "Output", "QuietOption", "SeedOption"]
+__all__ = [
+    "DeviceOption",
+    "JsonOption",
+    "Output",
+    "QuietOption",
+    "SeedOption",
+    "check_writable",
+    "foreign_code",
+    "make_folder",
+    "to_json",
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Integer that decides every random number.")]
@@ -43,7 +60,7 @@ class Output:
 
     def result(self, text: str, **values: Any) -> None:
         """Print the result: `text` for a human, or the values as JSON."""
-        print(json.dumps(values, default=str) if self.json else text)
+        print(to_json(values) if self.json else text)
 
     def table(self, title: str, header: list[str], rows: list[list[str]]) -> str:
         """Lay out a table of text with aligned columns."""
@@ -51,3 +68,63 @@ class Output:
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         head = "  ".join(cell.ljust(w) for cell, w in zip(header, widths, strict=True)).rstrip()
         return "\n".join([title, head, "-" * len(head), *lines])
+
+
+def to_json(values: Any, *, indent: int | None = None) -> str:
+    """Write values as JSON by the letter of RFC 8259: numbers that are not finite become null."""
+    return json.dumps(_finite(values), default=str, allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@contextmanager
+def foreign_code() -> Iterator[None]:
+    """Send what a simulator prints, compiled libraries and programs included, to standard error.
+
+    Standard output then holds the result alone.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        with suppress(OSError, TypeError, AttributeError):
+            ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    from sbi_physics.core.errors import StoreError
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path}: the folder cannot be made: {error.strerror}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work, not after it, that a file has nowhere to go.
+
+    Raises:
+        StoreError: the folder of the file is missing, or the file is a folder.
+    """
+    from sbi_physics.core.errors import StoreError
+
+    if not path.parent.is_dir():
+        raise StoreError(f"{path}: cannot be written, the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise StoreError(f"{path}: cannot be written, it is a folder")

@@ -1,10 +1,9 @@
 """How a comparison of posteriors is printed and written: shared by `posterior compare` and `demo`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from sbi_physics.cli.common import Output
+from sbi_physics.cli.common import Output, make_folder, to_json
 from sbi_physics.posterior.compare import Comparison, intervals
 from sbi_physics.report.figures import corner, save_figure
 from sbi_physics.store.samples import write_samples
@@ -16,14 +15,14 @@ TITLES = {"npe": "NPE", "corrected": "NPE corrected", "mcmc": "MCMC (emcee)"}
 
 def write_comparison(comparison: Comparison, folder: Path, **more: Any) -> None:
     """Write ``samples.h5``, ``corner.png`` and ``result.json`` (figures of merit, and `more`) into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_samples(folder / "samples.h5", comparison.samples)
     named = {TITLES[name]: samples for name, samples in comparison.samples.items()}
     save_figure(corner(named), folder / "corner.png")
     result = comparison.to_dict()
     for key, value in more.items():
         result[key] = {**value, **result[key]} if key == "seconds" else value
-    (folder / "result.json").write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / "result.json").write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
 
 
 def comparison_table(comparison: Comparison, output: Output) -> str:

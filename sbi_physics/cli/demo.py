@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sbi_physics.cli.common import DeviceOption, JsonOption, Output, QuietOption, SeedOption
+from sbi_physics.cli.common import DeviceOption, JsonOption, Output, QuietOption, SeedOption, make_folder
 
 __all__ = ["demo"]
 
@@ -37,7 +37,7 @@ def demo(
 
     output = Output(json, quiet)
     simulator: Any = resolve_simulator("radial_velocity")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     seconds: dict[str, float] = {}
 
     output.say(f"K2-24: {len(simulator.observed)} radial velocities, {len(simulator.parameters)} parameters")

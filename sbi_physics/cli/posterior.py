@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from sbi_physics.cli.common import DeviceOption, JsonOption, Output, QuietOption, SeedOption
+from sbi_physics.cli.common import (
+    DeviceOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    SeedOption,
+    check_writable,
+    foreign_code,
+    make_folder,
+)
 
 __all__ = ["app"]
 
@@ -34,6 +43,7 @@ def fit(
     from sbi_physics.train.config import TrainConfig
 
     output = Output(json, quiet)
+    check_writable(out)
     store = sp.Simulations.open(simulations)
     chosen: dict[str, Any] = {"epochs": epochs, "max_seconds": max_seconds}
     config = TrainConfig(**{key: value for key, value in chosen.items() if value is not None})
@@ -70,6 +80,7 @@ def sample(
     from sbi_physics.store.samples import write_samples
 
     output = Output(json, quiet)
+    check_writable(out)
     posterior = sp.load(model, device=device)
     samples = posterior.sample(n, _observation(observation), seed=seed)
     if samples.values.ndim != 2:
@@ -149,9 +160,11 @@ def compare(
 
     output = Output(json, quiet)
     posterior = sp.load(model, device=device)
-    model_of = resolve_simulator(simulator)
+    make_folder(out)
     x_obs = _observation(observation or simulator)
-    comparison = compare_posteriors(posterior, model_of, x_obs, n=n, steps=steps, seed=seed, progress=output.progress)
+    with foreign_code():
+        exact = resolve_simulator(simulator)
+        comparison = compare_posteriors(posterior, exact, x_obs, n=n, steps=steps, seed=seed, progress=output.progress)
     write_comparison(comparison, out)
     output.result(comparison_table(comparison, output), path=str(out), **comparison.to_dict())
 
@@ -162,9 +175,10 @@ def _observation(source: str) -> Any:
     from sbi_physics.store.observation import read_array
 
     path = Path(source)
-    if path.suffix in (".npy", ".csv", ".txt") or path.exists():
+    if path.suffix in (".npy", ".csv", ".txt") or path.is_file():
         return read_array(path)
-    simulator = resolve_simulator(source)
+    with foreign_code():
+        simulator = resolve_simulator(source)
     observed = getattr(simulator, "observed", None)
     if observed is None:
         from sbi_physics.core.errors import UsageError

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sbi_physics.cli.common import JsonOption, Output, QuietOption, SeedOption
+from sbi_physics.cli.common import JsonOption, Output, QuietOption, SeedOption, foreign_code
 
 __all__ = ["simulate"]
 
@@ -21,20 +21,26 @@ def simulate(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Simulate from the prior into a file.  Run the same command again to go on after an interruption."""
+    """Simulate from the prior into a file.  Run the same command again to go on after an interruption.
+
+    A simulation that fails is recorded with its error; the exit status is 1 where none succeeds.
+    """
     import sbi_physics as sp
 
     output = Output(json, quiet)
-    result = sp.simulate(
-        simulator,
-        n,
-        out=out,
-        seed=seed,
-        workers=workers,
-        timeout=timeout,
-        block_size=block_size,
-        progress=output.progress,
-    )
+    with foreign_code():
+        result = sp.simulate(
+            simulator,
+            n,
+            out=out,
+            seed=seed,
+            workers=workers,
+            timeout=timeout,
+            block_size=block_size,
+            progress=output.progress,
+        )
     counts = result.counts()
     text = ", ".join(f"{count} {status}" for status, count in counts.items())
     output.result(f"{out}: {len(result)} simulations ({text})", path=str(out), simulations=len(result), status=counts)
+    if not counts["ok"]:
+        raise typer.Exit(1)

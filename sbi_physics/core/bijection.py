@@ -60,6 +60,11 @@ class SupportBijection:
         """Whether no parameter has a bound."""
         return not any(len(group) for group in self._groups.values())
 
+    @property
+    def interior(self) -> Tensor:
+        """A point ``(P,)`` inside the bounds, float64: where the real line has its origin."""
+        return self.to_support(torch.zeros(self.dims, dtype=torch.float64))[0]
+
     def within(self, theta: Tensor) -> Tensor:
         """Whether each row of theta ``(*, P)`` lies within the closed bounds: boolean ``(*,)``; False for NaN."""
         lower, upper = self.bounds.to(theta.device, theta.dtype).unbind(-1)
@@ -72,7 +77,7 @@ class SupportBijection:
         """
         if self.is_identity:
             return theta, theta.new_zeros(theta.shape[:-1])
-        value = self._strictly_inside(theta).double()
+        value = self.strictly_inside(theta).double()
         lower, upper = self.bounds.to(theta.device, theta.dtype).unbind(-1)
         value = torch.where((theta >= lower) & (theta <= upper), value, torch.nan)
         z, ladj = value.clone(), torch.zeros_like(value)
@@ -111,15 +116,10 @@ class SupportBijection:
             else:
                 theta[..., index], ladj[..., index] = upper - torch.exp(-column), -column
         largest = torch.finfo(z.dtype).max
-        return self._strictly_inside(theta.to(z.dtype).clamp(-largest, largest)), ladj.sum(-1).to(z.dtype)
+        return self.strictly_inside(theta.to(z.dtype).clamp(-largest, largest)), ladj.sum(-1).to(z.dtype)
 
-    def _each(self, device: torch.device) -> list[tuple[str, Tensor, Tensor, Tensor]]:
-        bounds = self.bounds.to(device)
-        groups = ((kind, index.to(device)) for kind, index in self._groups.items() if len(index))
-        return [(kind, index, bounds[index, 0], bounds[index, 1]) for kind, index in groups]
-
-    def _strictly_inside(self, theta: Tensor) -> Tensor:
-        """Move values that rounding put on a bound to the next number inside it."""
+    def strictly_inside(self, theta: Tensor) -> Tensor:
+        """Move values of theta ``(*, P)`` on or beyond a bound to the next number inside it; NaN stays."""
         exact_lower, exact_upper = self.bounds.to(theta.device).unbind(-1)
         lower, upper = exact_lower.to(theta.dtype), exact_upper.to(theta.dtype)
         infinity = torch.full_like(lower, torch.inf)
@@ -128,3 +128,8 @@ class SupportBijection:
         inner_upper = torch.where(upper.double() < exact_upper, upper, torch.nextafter(upper, -infinity))
         inside = torch.where(exact_lower.isfinite(), torch.maximum(theta, inner_lower), theta)
         return torch.where(exact_upper.isfinite(), torch.minimum(inside, inner_upper), inside)
+
+    def _each(self, device: torch.device) -> list[tuple[str, Tensor, Tensor, Tensor]]:
+        bounds = self.bounds.to(device)
+        groups = ((kind, index.to(device)) for kind, index in self._groups.items() if len(index))
+        return [(kind, index, bounds[index, 0], bounds[index, 1]) for kind, index in groups]

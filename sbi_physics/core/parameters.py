@@ -173,7 +173,10 @@ class Parameters:
         self.check_width(theta)
         # The arguments of torch distributions live on the CPU, where the prior is cheap to evaluate.
         value = theta.detach().cpu() if theta.device.type != "cpu" else theta
-        return _log_prob(self.prior, value).to(theta.device)
+        inside, interior = self.bijection.within(value), self.bijection.interior
+        # A value on a bound counts as the next number inside it, as it does for the bijection.
+        value = self.bijection.strictly_inside(value)
+        return priors.masked_log_prob(self.prior, inside, interior, value).to(theta.device)
 
     def within(self, theta: Tensor) -> Tensor:
         """Whether each row of theta ``(*, P)`` lies within the bounds: boolean ``(*,)``."""
@@ -230,12 +233,6 @@ class Parameters:
             spec,
         )
         return self
-
-
-def _log_prob(prior: td.Distribution, theta: Tensor) -> Tensor:
-    if isinstance(prior, priors.ProductPrior):
-        return prior.log_prob(theta)
-    return priors.log_prob_anywhere(prior, theta)
 
 
 def _number(bound: float) -> float | str:

@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from sbi_physics.core.errors import StoreError, SupportError, UsageError
 from sbi_physics.core.random import seeded
 
-__all__ = ["ProductPrior", "as_vector_prior", "bounds_of", "from_spec", "log_prob_anywhere", "to_spec"]
+__all__ = ["ProductPrior", "as_vector_prior", "bounds_of", "from_spec", "masked_log_prob", "to_spec"]
 
 
 class ProductPrior(td.Distribution):
@@ -38,6 +38,7 @@ class ProductPrior(td.Distribution):
                     f"{tuple(component.batch_shape)} and event shape {tuple(component.event_shape)}"
                 )
         self.components = tuple(components)
+        self._groups = _batched(self.components)
         super().__init__(event_shape=torch.Size([len(components)]), validate_args=False)
 
     @property
@@ -50,19 +51,50 @@ class ProductPrior(td.Distribution):
         return torch.stack([c.sample(torch.Size(sample_shape)) for c in self.components], dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of value ``(*, P)``: ``(*,)``; minus infinity outside the support."""
-        terms = zip(self.components, value.unbind(-1), strict=True)
-        return torch.stack([log_prob_anywhere(c, column) for c, column in terms]).sum(0)
+        """Log-density of value ``(*, P)`` inside the support: ``(*,)``."""
+        return torch.stack([group.log_prob(value[..., index]).sum(-1) for index, group in self._groups]).sum(0)
 
 
-def log_prob_anywhere(prior: td.Distribution, value: Tensor) -> Tensor:
-    """Log-density that is minus infinity outside the support instead of an error."""
-    inside = prior.support.check(value)  # type: ignore[union-attr]  # checked when the bounds were read
-    with seeded(0):
-        fill = prior.sample().to(value)
-    shown = inside.unsqueeze(-1) if prior.event_shape else inside
-    safe = torch.where(shown, value, fill)
-    return torch.where(inside, prior.log_prob(safe), -torch.inf)
+def _batched(components: Sequence[td.Distribution]) -> list[tuple[Tensor, td.Distribution]]:
+    """Columns and one distribution for each family, so that five uniform priors cost one evaluation."""
+    families: dict[Any, list[int]] = {}
+    for i, component in enumerate(components):
+        families.setdefault(type(component) if "arguments" in to_spec(component) else i, []).append(i)
+    groups = []
+    for columns in families.values():
+        first = components[columns[0]]
+        group = first.expand(torch.Size([1]))
+        if len(columns) > 1:
+            each = [_arguments(components[i]) for i in columns]
+            build: Callable[..., td.Distribution] = type(first)
+            group = build(**{a: torch.stack([e[a] for e in each]) for a in each[0]}, validate_args=False)
+        groups.append((torch.tensor(columns), group))
+    return groups
+
+
+def masked_log_prob(prior: td.Distribution, inside: Tensor, interior: Tensor, value: Tensor) -> Tensor:
+    """Log-density that is minus infinity, instead of an error, outside the support.
+
+    Args:
+        prior: has event shape ``(P,)``.
+        inside: ``(*,)`` whether each row is within the bounds.
+        interior: ``(P,)`` any point inside the support.
+        value: ``(*, P)``.
+    """
+    safe = torch.where(inside.unsqueeze(-1), value, interior.to(value.dtype))
+    return torch.where(inside, _log_prob(prior, safe), -torch.inf)
+
+
+def _log_prob(prior: td.Distribution, value: Tensor) -> Tensor:
+    try:
+        return prior.log_prob(value)
+    except RuntimeError:
+        # Some families (LowRankMultivariateNormal) do not mix a value in double with parameters in single precision.
+        with seeded(0):
+            own = prior.sample().dtype
+        if value.dtype == own:
+            raise
+        return prior.log_prob(value.to(own)).to(value.dtype)
 
 
 def as_vector_prior(prior: Any) -> td.Distribution:
@@ -101,9 +133,11 @@ def bounds_of(prior: td.Distribution) -> Tensor:
     return _interval(support, dims)
 
 
-def _interval(support: Any, dims: int) -> Tensor:
+def _interval(support: Any, dims: int, *, mixture: bool = False) -> Tensor:
     if isinstance(support, constraints.independent):
-        return _interval(support.base_constraint, dims)
+        return _interval(support.base_constraint, dims, mixture=mixture)
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return _interval(support.base_constraint, dims, mixture=True)
     if isinstance(support, constraints.stack):
         return torch.cat([_interval(one, 1) for one in support.cseq])
     if support is constraints.real or support is constraints.real_vector:
@@ -119,8 +153,19 @@ def _interval(support: Any, dims: int) -> Tensor:
             f"prior: its support must be a product of intervals or the whole real space, got {support}; "
             "give the parameters in coordinates where that holds"
         )
-    columns = [torch.as_tensor(b, dtype=torch.float64).detach().cpu().expand(dims) for b in (low, high)]
-    return torch.stack(columns, dim=-1)
+    columns = [torch.as_tensor(b, dtype=torch.float64).detach().cpu() for b in (low, high)]
+    if mixture:
+        columns = [_shared_by_components(column) for column in columns]
+    return torch.stack([column.expand(dims) for column in columns], dim=-1)
+
+
+def _shared_by_components(bound: Tensor) -> Tensor:
+    """The bound of a mixture from those of its K components ``(K, *)``."""
+    if not bound.ndim:
+        return bound
+    if not bool((bound == bound[:1]).all()):
+        raise SupportError("prior: the components of a mixture must all have the same bounds")
+    return bound[0]
 
 
 def to_spec(prior: td.Distribution) -> dict[str, Any]:
@@ -130,19 +175,17 @@ def to_spec(prior: td.Distribution) -> dict[str, Any]:
     stored and sampled, while evaluating the prior needs it handed in again.
     """
     if isinstance(prior, ProductPrior):
-        return {"family": "Product", "components": [to_spec(c) for c in prior.components]}
+        parts = [to_spec(c) for c in prior.components]
+        return _opaque(parts) or {"family": "Product", "components": parts}
     if isinstance(prior, td.Independent):
-        inner = to_spec(prior.base_dist)
-        return (
-            inner
-            if inner["family"] == "opaque"
-            else {"family": "Independent", "base": inner, "dims": prior.reinterpreted_batch_ndims}
-        )
+        base = to_spec(prior.base_dist)
+        return _opaque([base]) or {"family": "Independent", "base": base, "dims": prior.reinterpreted_batch_ndims}
     if isinstance(prior, td.MixtureSameFamily):
-        return {
+        mixture, component = to_spec(prior.mixture_distribution), to_spec(prior.component_distribution)
+        return _opaque([mixture, component]) or {
             "family": "MixtureSameFamily",
-            "mixture": to_spec(prior.mixture_distribution),
-            "component": to_spec(prior.component_distribution),
+            "mixture": mixture,
+            "component": component,
         }
     name = type(prior).__name__
     if getattr(td, name, None) is not type(prior) or not prior.arg_constraints:
@@ -151,11 +194,15 @@ def to_spec(prior: td.Distribution) -> dict[str, Any]:
             "class": f"{type(prior).__module__}.{name}",
             "reason": "not a family of torch",
         }
-    arguments = {a: v for a, v in _arguments(prior).items() if v is not None}
-    return {"family": name, "arguments": {a: [str(v.dtype)[6:], v.tolist()] for a, v in arguments.items()}}
+    return {"family": name, "arguments": {a: [str(v.dtype)[6:], v.tolist()] for a, v in _arguments(prior).items()}}
 
 
-def _arguments(prior: td.Distribution) -> dict[str, Tensor | None]:
+def _opaque(parts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first part that is opaque, which makes the whole so."""
+    return next((part for part in parts if part["family"] == "opaque"), None)
+
+
+def _arguments(prior: td.Distribution) -> dict[str, Tensor]:
     """The arguments that build the distribution again, one of each set of equivalent ones."""
     names = set(prior.arg_constraints)
     names -= {"covariance_matrix", "precision_matrix"} if "scale_tril" in names else set()

@@ -124,7 +124,9 @@ class Samples:
         rows = np.stack([random.choice(len(self), n, replace=replace, p=row / row.sum()) for row in weights])
         index = torch.as_tensor(rows.reshape(*self.values.shape[:-2], n), device=self.values.device)
         values = torch.take_along_dim(self.values, index.unsqueeze(-1), dim=-2)
-        return Samples(values, self.names, self.units, self.labels, None, self.cost, self.diagnostics)
+        # Rows in a random order are no chains any more.
+        diagnostics = {name: value for name, value in self.diagnostics.items() if name != "chains"}
+        return Samples(values, self.names, self.units, self.labels, None, self.cost, diagnostics)
 
     def quantile(self, q: float | Sequence[float]) -> Tensor:
         """Weighted quantiles of each parameter.
@@ -136,10 +138,14 @@ class Samples:
             float64 ``(P,)`` for one probability, ``(k, P)`` for several; with B in front for separate observations.
         """
         levels = torch.atleast_1d(torch.as_tensor(q, dtype=torch.float64))
-        if bool(((levels < 0) | (levels > 1)).any()):
+        if not bool(((levels >= 0) & (levels <= 1)).all()):
             raise UsageError(f"q: expected probabilities in [0, 1], got {q}")
-        values, order = self.values.detach().double().cpu().sort(dim=-2)
-        weights = torch.take_along_dim(self.weights.unsqueeze(-1).expand_as(values), order, dim=-2)
+        values = self.values.detach().double().cpu()
+        weights = self.weights.unsqueeze(-1).expand_as(values)
+        # Rows without weight do not count: they go to the end, at the largest value that does.
+        values, order = torch.where(weights > 0, values, torch.inf).sort(dim=-2)
+        weights = torch.take_along_dim(weights, order, dim=-2)
+        values = torch.minimum(values, torch.where(weights > 0, values, -torch.inf).amax(-2, keepdim=True))
         # The midpoint rule: the i-th smallest value stands at the middle of its own weight.
         position = (weights.cumsum(-2) - 0.5 * weights).movedim(-2, -1).contiguous()
         values = values.movedim(-2, -1)

@@ -8,12 +8,15 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from sbi_physics.core.checks import as_tensor, positive_integer
-from sbi_physics.core.errors import UsageError
+import torch
+
+from sbi_physics.core.checks import positive_integer
+from sbi_physics.core.errors import ConvergenceError, ShapeError, UsageError
 from sbi_physics.core.protocols import Simulator, TractableSimulator
 from sbi_physics.core.random import derive
 from sbi_physics.core.samples import Samples
 from sbi_physics.diagnostics.two_sample import c2st
+from sbi_physics.posterior.observation import read_observation
 from sbi_physics.posterior.posterior import Posterior
 from sbi_physics.sampling.mcmc import mcmc
 from sbi_physics.sampling.target import posterior_target
@@ -94,6 +97,7 @@ def compare(
         progress: whether to show progress bars.
 
     Raises:
+        ShapeError, NonFiniteError: x_obs is not one observation, or holds NaN or infinity.
         UsageError: the simulator has no likelihood, or other parameters than the posterior.
         ConvergenceError: the network is too far off to be corrected.
     """
@@ -105,6 +109,9 @@ def compare(
             f"got {', '.join(simulator.parameters.names)}"
         )
     positive_integer(n, "n")
+    observation = read_observation(x_obs, posterior.x_shape, iid=False, device=posterior.density.device)
+    if observation.batched:
+        raise ShapeError(f"x_obs: expected one observation of shape {posterior.x_shape}, got {len(observation.x)}")
     npe = posterior.sample(n, x_obs, seed=derive(seed, "npe"))
     weighted = posterior.correct(
         simulator.log_likelihood,
@@ -113,9 +120,15 @@ def compare(
         seed=derive(seed, "correct"),
         max_pareto_k=float("inf"),
     )
+    alive = int(torch.count_nonzero(weighted.weights))
+    if alive < n:
+        raise ConvergenceError(
+            f"only {alive} of {_PROPOSALS_PER_DRAW * n} proposals have a weight above zero, expected at least {n}: the "
+            "learned posterior is too far from the exact one; train it with more simulations or for longer"
+        )
     corrected = weighted.resample(n, seed=derive(seed, "resample"), replace=False)
     device = posterior.density.device
-    target = posterior_target(posterior.parameters, simulator.log_likelihood, as_tensor(x_obs, "x_obs").to(device))
+    target = posterior_target(posterior.parameters, simulator.log_likelihood, observation.x[0])
     chain = mcmc(
         target,
         posterior.parameters.sample(max(10 * walkers, 1000), seed=derive(seed, "start")),

@@ -25,20 +25,23 @@ def training_pairs(parameters: Parameters, theta_or_store: Any, x: Any = None) -
     """
     if isinstance(theta_or_store, str | Path):
         theta_or_store = Simulations.open(theta_or_store)
+    where = ""
     if isinstance(theta_or_store, Simulations):
+        where = f"{theta_or_store.path}: " if theta_or_store.path is not None else ""
         if x is not None:
             raise UsageError("x: expected None beside a simulation store, which holds x itself")
         if theta_or_store.parameters.names != parameters.names:
             raise UsageError(
-                f"the simulations are of the parameters {', '.join(theta_or_store.parameters.names)}; "
+                f"{where}the simulations are of the parameters {', '.join(theta_or_store.parameters.names)}; "
                 f"expected {', '.join(parameters.names)}"
             )
         theta_or_store, x = theta_or_store.training_set()
     if x is None:
         raise UsageError("x: expected the observables of each theta, got None")
     if isinstance(x, dict):
-        raise UsageError(f"x: expected one array, got several named ones ({', '.join(x)}); pass one of them")
-    theta = batch_of(finite(as_tensor(theta_or_store, "theta"), "theta"), (len(parameters),), "theta")
+        raise UsageError(f"{where}x: expected one array, got several named ones ({', '.join(x)}); pass one of them")
+    label = f"{where}theta"
+    theta = batch_of(finite(as_tensor(theta_or_store, label), label), (len(parameters),), label)
     values = as_tensor(x, "x")
     if values.ndim == 1:
         values = values.unsqueeze(1)
@@ -46,6 +49,6 @@ def training_pairs(parameters: Parameters, theta_or_store: Any, x: Any = None) -
         raise ShapeError(f"x: expected shape (N, ...), got {tuple(values.shape)}")
     same_length(theta=theta, x=values)
     if len(theta) < _MINIMUM_PAIRS:
-        raise ShapeError(f"theta: expected at least {_MINIMUM_PAIRS} simulations, got {len(theta)}")
+        raise ShapeError(f"{label}: expected at least {_MINIMUM_PAIRS} simulations, got {len(theta)}")
     finite(values, "x", "drop or repair the failed simulations, knowing that dropping them changes the prior")
-    return parameters.check_within(theta), values.to(torch.float32)
+    return parameters.check_within(theta, label), values.to(torch.float32)

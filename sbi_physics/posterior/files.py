@@ -1,5 +1,6 @@
 """`save` and `load`: trained models as safetensors files that any later version can read, and no file runs code."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ from nflows.flows.base import Flow
 from torch import nn
 
 from sbi_physics.core.checks import resolve_device
-from sbi_physics.core.errors import StoreError, UsageError
+from sbi_physics.core.errors import SBIPhysicsError, StoreError, UsageError
 from sbi_physics.core.parameters import Parameters
-from sbi_physics.models.build import Architecture, build_density
+from sbi_physics.models.build import CUSTOM, Architecture, build_density
 from sbi_physics.posterior.posterior import Posterior
 from sbi_physics.store.models import read_model
 
@@ -58,12 +59,39 @@ def load(
     try:
         parameters = Parameters.from_dict(header["parameters"])
         architecture = Architecture.from_dict(header["architecture"])
-        density = build_density(architecture, bounds=parameters.bounds, flow=flow, embedding=embedding)
+        provenance = dict(header["provenance"])
+    except (SBIPhysicsError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: the header is damaged: {_reason(error)}") from error
+    _check_networks(path, architecture, flow, embedding)
+    try:
+        density = build_density(
+            architecture, bounds=parameters.bounds, flow=copy.deepcopy(flow), embedding=copy.deepcopy(embedding)
+        )
         density.load_state_dict(tensors)
-    except UsageError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(f"{path}: the header and the weights of this model do not fit together: {reason}") from error
+    except (SBIPhysicsError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if flow is not None or embedding is not None:
+            raise UsageError(
+                f"{path}: the flow or embedding handed in has another structure than the one trained: {_reason(error)}"
+            ) from error
+        raise StoreError(f"{path}: the header and the weights do not fit together: {_reason(error)}") from error
     density.to(resolve_device(device)).eval()
-    return Posterior(parameters, density, architecture, header["provenance"])
+    return Posterior(parameters, density, architecture, provenance)
+
+
+def _check_networks(path: str | Path, architecture: Architecture, flow: Any, embedding: Any) -> None:
+    for name, needed, given in (
+        ("flow", architecture.model == CUSTOM, flow is not None),
+        ("embedding", architecture.embedding, embedding is not None),
+    ):
+        if needed and not given:
+            raise UsageError(
+                f"{path}: {name}: this posterior was trained with one of your own; hand in one of the same structure: "
+                f"load(path, {name}=...)"
+            )
+        if given and not needed:
+            raise UsageError(f"{path}: {name}: this posterior was trained without one of your own, expected None")
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return f"{words[:300]}" if words else type(error).__name__

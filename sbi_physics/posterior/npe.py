@@ -5,6 +5,7 @@ Minimising $-E_{p(\theta,x)}[\ln q(\theta|x)]$ over a flexible conditional densi
 observation afterwards; the prior must be the one that theta was drawn from.
 """
 
+import copy
 import time
 from dataclasses import replace
 from typing import Any
@@ -33,7 +34,7 @@ class NPE:
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
         model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, or an `nflows.flows.Flow` over P features whose context is
-            what the embedding gives.
+            what the embedding gives; `fit` trains a copy of it.
         embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         config: settings of the training loop.
@@ -87,17 +88,19 @@ class NPE:
         """
         began = time.monotonic()
         theta, values = training_pairs(self.parameters, theta_or_store, x)
-        flow = self.model if isinstance(self.model, Flow) else None
+        # Copies: what was trained before with these networks stays as it is.
+        flow = copy.deepcopy(self.model) if isinstance(self.model, Flow) else None
+        embedding = copy.deepcopy(self.embedding)
         architecture = Architecture(
             CUSTOM if flow is not None else str(self.model),
             (len(self.parameters),),
             tuple(values.shape[1:]),
             self.options,
-            self.embedding is not None,
+            embedding is not None,
         )
         with seeded(derive(check_seed(seed), "weights")):
             density = build_density(
-                architecture, bounds=self.parameters.bounds, flow=flow, embedding=self.embedding
+                architecture, bounds=self.parameters.bounds, flow=flow, embedding=embedding
             ).fit_scaling(theta, values)
         density.to(self.device)
         encoded, ladj = density.encode(theta.to(self.device))

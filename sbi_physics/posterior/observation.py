@@ -29,6 +29,8 @@ def read_observation(x_obs: Any, x_shape: tuple[int, ...], *, iid: bool, device:
     """
     x = as_tensor(x_obs, "x_obs")
     shape = tuple(x_shape)
+    if shape == (1,) and x.ndim < 2:  # single numbers need no axis of their own, as in training
+        x = x.reshape(-1, 1)
     if tuple(x.shape) == shape:
         x = x.unsqueeze(0)
         batched = False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, finite, known_keys, positive_integer
+from sbi_physics.core.errors import ConvergenceError, ShapeError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import derive
 from sbi_physics.core.samples import Cost, Samples
@@ -22,6 +23,8 @@ from sbi_physics.sampling.target import posterior_target
 from sbi_physics.store.models import write_model
 
 __all__ = ["Posterior"]
+
+_LEAST_ACCEPTANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Posterior:
         rows = finite(as_tensor(theta, "theta"), "theta").to(self.density.device)
         self.parameters.check_width(rows)
         x = observation.x if observation.batched else observation.x[0]
+        if observation.batched and rows.ndim > 1 and rows.shape[-2] not in (1, len(x)):
+            raise ShapeError(
+                f"theta: expected shape (*, {len(x)}, {len(self.parameters)}) or (*, 1, {len(self.parameters)}) for "
+                f"{len(x)} observations, got {tuple(rows.shape)}"
+            )
         return self.density.log_prob(rows, x)
 
     def correct(
@@ -103,7 +111,7 @@ class Posterior:
         chains that propose from the network; the result has equal weights and the diagnostic ``acceptance``.
 
         Args:
-            log_likelihood: ``(theta (n, P), x_obs)`` to ``(n,)``, as `TractableSimulator.log_likelihood`.
+            log_likelihood: ``(theta (n, P), x (*x_shape))`` to ``(n,)``, as `TractableSimulator.log_likelihood`.
             x_obs: one observation.
             n: number of draws.
             method: how.
@@ -119,7 +127,7 @@ class Posterior:
         known_keys([method], ["importance", "mcmc"], "method")
         began = time.monotonic()
         observation = read_observation(x_obs, self.x_shape, iid=True, device=self.density.device)
-        target = posterior_target(self.parameters, log_likelihood, as_tensor(x_obs, "x_obs").to(self.density.device))
+        target = posterior_target(self.parameters, log_likelihood, observation.x[0])
 
         def proposal(count: int, seed: int, /) -> tuple[Tensor, Tensor]:
             return self.density.sample_and_log_prob(count, observation.x[0], seed=derive(seed, "posterior"))
@@ -139,6 +147,13 @@ class Posterior:
             values, numbers = independence_metropolis(
                 proposal, target, n, seed=seed, max_calls=max_calls, max_seconds=max_seconds
             )
+            # Chains that only ever climb accept one in k proposals at step k, which looks like slow mixing and is none.
+            if numbers["acceptance"] < _LEAST_ACCEPTANCE:
+                raise ConvergenceError(
+                    f"only {numbers['acceptance']:.1%} of the proposals are accepted, expected at least "
+                    f"{_LEAST_ACCEPTANCE:.0%}: the learned posterior is too far from the exact one; train it with more "
+                    "simulations, or run mcmc from scratch"
+                )
         cost = Cost(time.monotonic() - began, 0, int(numbers.pop("likelihood_calls")))
         return Samples.of(values, self.parameters, log_weights=log_weights, cost=cost, diagnostics=dict(numbers))
 

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sbi_physics.core.checks import as_tensor
-from sbi_physics.core.errors import UsageError
+from sbi_physics.core.checks import as_tensor, finite
+from sbi_physics.core.errors import StoreError, UsageError
 from sbi_physics.core.samples import Samples
 from sbi_physics.diagnostics.calibration import Calibration, Coverage
 
@@ -22,6 +22,7 @@ __all__ = ["calibration", "corner", "curve", "losses", "save_figure"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _RANK_BINS = 20
+_ENDINGS = (".png", ".pdf", ".svg")
 
 
 def corner(
@@ -36,33 +37,36 @@ def corner(
         names: legend entries; those of the mapping where None.
 
     Raises:
-        UsageError: the samples are not of the same parameters, or of several observations.
+        UsageError: the samples are not of the same parameters, or of several observations; `truth` or `names` has
+            another length than they.
     """
     import corner as corner_package
 
     sets = list(samples.values()) if isinstance(samples, Mapping) else [samples, *more]
-    legend = list(names) if names else (list(samples) if isinstance(samples, Mapping) else [])
-    if any(one.names != sets[0].names for one in sets) or any(one.values.ndim != 2 for one in sets):
-        raise UsageError("corner: expected draws of one observation, all of the same parameters")
+    legend = list(names) if names is not None else (list(samples) if isinstance(samples, Mapping) else [])
+    if not sets or any(one.names != sets[0].names or one.values.ndim != 2 for one in sets):
+        raise UsageError("corner: expected at least one set of draws of one observation, all of the same parameters")
+    if legend and len(legend) != len(sets):
+        raise UsageError(f"names: expected {len(sets)}, one for each set of draws, got {len(legend)}")
     dims = len(sets[0].names)
-    marks = None if truth is None else as_tensor(truth, "truth").reshape(-1).tolist()
-    all_values = np.concatenate([one.to_numpy() for one in sets])
-    limits = list(zip(*np.quantile(all_values, [0.0005, 0.9995], axis=0), strict=True))
+    marks = None if truth is None else finite(as_tensor(truth, "truth").reshape(-1), "truth").tolist()
+    if marks is not None and len(marks) != dims:
+        raise UsageError(f"truth: expected {dims} values, got {len(marks)}")
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(sets))]
     labels = [f"{label} [{unit}]" if unit else label for label, unit in zip(sets[0].labels, sets[0].units, strict=True)]
     figure = Figure(figsize=(2.1 * dims + 1, 2.1 * dims + 1))
-    for one, colour in zip(sets, COLOURS * (1 + len(sets) // len(COLOURS)), strict=False):
+    for one, colour in zip(sets, colours, strict=True):
         corner_package.corner(
             one.to_numpy(),
             weights=None if one.log_weights is None else one.weights.numpy(),
             fig=figure,
             labels=labels,
-            range=[(low, high) if high > low else (low - 1, low + 1) for low, high in limits],
+            range=_limits(sets, marks),
             bins=40,
             smooth=1.0,
             levels=(0.393, 0.865),
             color=colour,
-            truths=marks,
-            truth_color="0.3",
+            max_n_ticks=4,
             plot_datapoints=False,
             plot_density=False,
             fill_contours=False,
@@ -70,10 +74,34 @@ def corner(
             contour_kwargs={"linewidths": 1.4},
             quiet=True,
         )
-    if legend:
-        handles = [Line2D([], [], color=c, linewidth=2, label=name) for c, name in zip(COLOURS, legend, strict=False)]
-        figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(0.97, 0.97), frameon=False, fontsize=13)
+    handles = [Line2D([], [], color=c, linewidth=2, label=name) for c, name in zip(colours, legend, strict=False)]
+    if marks is not None:
+        corner_package.overplot_lines(figure, marks, color="0.3", linewidth=1, linestyle="--")
+        handles += [Line2D([], [], color="0.3", linewidth=1, linestyle="--", label="truth")] if handles else []
+    _legend(figure, handles, dims)
     return figure
+
+
+def _limits(sets: Sequence[Samples], marks: Sequence[float] | None) -> list[tuple[float, float]]:
+    """Ranges that hold nearly all draws of all sets, and the truth."""
+    low, high = np.quantile(np.concatenate([one.to_numpy() for one in sets]), [0.0005, 0.9995], axis=0)
+    if marks is not None:
+        margin = 0.05 * (high - low)
+        low, high = np.minimum(low, marks - margin), np.maximum(high, marks + margin)
+    return [(float(a), float(b)) if b > a else (float(a) - 1, float(a) + 1) for a, b in zip(low, high, strict=True)]
+
+
+def _legend(figure: Figure, handles: list[Line2D], dims: int) -> None:
+    if not handles:
+        return
+    if dims > 1:
+        size = 13 if dims > 2 else 10
+        figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(0.97, 0.97), frameon=False, fontsize=size)
+        return
+    # With one panel there is no empty corner: make room above the histogram.
+    axis = figure.axes[0]
+    axis.set_ylim(0, axis.get_ylim()[1] * (1.05 + 0.11 * len(handles)))
+    axis.legend(handles=handles, loc="upper right", frameon=False, fontsize=8)
 
 
 def curve(
@@ -112,8 +140,10 @@ def curve(
         if noise:
             axis.errorbar(at, heights, np.hypot(error, noise), fmt="none", color="0.6", linewidth=0.8)
         axis.errorbar(at, heights, error, fmt="o", color="black", markersize=3.5, linewidth=1.2)
-    axes[0].set(ylabel=y_label, title=title)
-    axes[0].legend(frameon=False, ncols=3, fontsize=9)
+    axes[0].set(ylabel=y_label, xlim=(float(x.min()), float(x.max())))
+    axes[0].set_title(title, loc="left")
+    # Above the frame: there is no corner that the points are sure to leave empty.
+    axes[0].legend(frameon=False, ncols=3, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
     if model:
         axes[1].axhline(0, color=COLOURS[0], linewidth=1)
         axes[1].set(ylabel="residual")
@@ -138,10 +168,13 @@ def calibration(result: Calibration, expected: Coverage | None = None) -> Figure
     n = len(result.ranks)
     band = binom.ppf([0.005, 0.995], n, 1 / _RANK_BINS)
     for i, name in enumerate(result.names):
-        axes[i].axhspan(*band, color="0.85")
+        axes[i].axhspan(*band, color="0.85", label="99 % if calibrated")
         shares = (result.ranks[:, i].numpy() + 0.5) / (result.draws + 1)
         axes[i].hist(shares, bins=_RANK_BINS, range=(0, 1), color=COLOURS[0], alpha=0.75)
-        axes[i].set(title=f"{name}: {result.kinds[i]}", xlabel="rank of the truth", ylabel="simulations")
+        axes[i].set(title=f"{name}: {result.kinds[i]}", xlabel="rank of the truth", ylabel="simulations", xlim=(0, 1))
+        if i == 0:
+            axes[i].set_ylim(0, 1.25 * axes[i].get_ylim()[1])
+            axes[i].legend(frameon=False, fontsize=8, loc="upper right")
     if expected is not None:
         axis = axes[len(result.names)]
         levels = expected.levels.numpy()
@@ -151,7 +184,13 @@ def calibration(result: Calibration, expected: Coverage | None = None) -> Figure
             axis.errorbar(
                 levels, expected.coverage[:, k], expected.error[:, k], label=name, color=colour, linewidth=1.1
             )
-        axis.set(title="expected coverage", xlabel="credibility", ylabel="share that holds the truth")
+        axis.set(
+            title="expected coverage",
+            xlabel="credibility",
+            ylabel="share that holds the truth",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
         axis.legend(frameon=False, fontsize=8)
     for axis in axes[panels:]:
         axis.axis("off")
@@ -171,6 +210,16 @@ def losses(train: Sequence[float], validation: Sequence[float], best_epoch: int)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, PDF or SVG, by the ending of the path."""
-    with mpl.rc_context({"svg.hashsalt": "sbi_physics"}):
-        figure.savefig(path, dpi=150)
+    """Write a figure as PNG, PDF or SVG, by the ending of the path.
+
+    Raises:
+        UsageError: the path has another ending.
+        StoreError: the file cannot be written.
+    """
+    if Path(path).suffix.lower() not in _ENDINGS:
+        raise UsageError(f"{path}: expected a figure that ends in {', '.join(_ENDINGS)}")
+    try:
+        with mpl.rc_context({"svg.hashsalt": "sbi_physics"}):
+            figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
