@@ -52,23 +52,28 @@ class ProductPrior(td.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of value ``(*, P)`` inside the support: ``(*,)``."""
-        return torch.stack([group.log_prob(value[..., index]).sum(-1) for index, group in self._groups]).sum(0)
+        return torch.stack([_log_prob_of(group, value, columns) for columns, group in self._groups]).sum(0)
 
 
-def _batched(components: Sequence[td.Distribution]) -> list[tuple[Tensor, td.Distribution]]:
+def _log_prob_of(group: td.Distribution, value: Tensor, columns: list[int]) -> Tensor:
+    if len(columns) == 1:
+        return group.log_prob(value[..., columns[0]])
+    return group.log_prob(value[..., columns]).sum(-1)
+
+
+def _batched(components: Sequence[td.Distribution]) -> list[tuple[list[int], td.Distribution]]:
     """Columns and one distribution for each family, so that five uniform priors cost one evaluation."""
     families: dict[Any, list[int]] = {}
     for i, component in enumerate(components):
         families.setdefault(type(component) if "arguments" in to_spec(component) else i, []).append(i)
     groups = []
     for columns in families.values():
-        first = components[columns[0]]
-        group = first.expand(torch.Size([1]))
+        group = components[columns[0]]
         if len(columns) > 1:
             each = [_arguments(components[i]) for i in columns]
-            build: Callable[..., td.Distribution] = type(first)
+            build: Callable[..., td.Distribution] = type(group)
             group = build(**{a: torch.stack([e[a] for e in each]) for a in each[0]}, validate_args=False)
-        groups.append((torch.tensor(columns), group))
+        groups.append((columns, group))
     return groups
 
 
