@@ -62,7 +62,7 @@ class _Bin(NamedTuple):
     raw_derivatives: Tensor  # (*, 2), before the softplus
     derivatives: Tensor  # (*, 2)
     shares: Tensor  # (*, 2, K) softmax of widths and heights
-    index: Tensor  # (*, 1)
+    position: Tensor  # (*, 1)
 
 
 def _find_bin(clamped: Tensor, parameters: Tensor, bins: int, tail_bound: float, inverse: bool) -> _Bin:
@@ -126,7 +126,7 @@ class _Spline(torch.autograd.Function):
         outputs = torch.where(inside, moved, inputs)
         log_derivative = torch.where(inside, -log_derivative if inverse else log_derivative, 0.0)
         sizes = torch.stack([bin_.width, bin_.height], dim=-1)
-        return outputs, log_derivative, xi, sizes, bin_.raw_derivatives, bin_.shares, bin_.index
+        return outputs, log_derivative, xi, sizes, bin_.raw_derivatives, bin_.shares, bin_.position
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
