@@ -68,9 +68,8 @@ def main() -> None:
         "training_time_ratio": median(a / b for a, b in zip(times["sbi_physics"], times["sbi"], strict=True)),
         "machine": describe_machine("sbi", "scikit-learn"),
     }
-    print(
-        f"training time, ours over sbi: {result['training_time_ratio']:.3f}; written to {write_result(f'vs_sbi_{options.task}', result)}"
-    )
+    path = write_result(f"vs_sbi_{options.task}", result)
+    print(f"training time, ours over sbi: {result['training_time_ratio']:.3f}; written to {path}")
 
 
 def _fit_ours(simulator: Any, theta: Tensor, x: Tensor, seed: int) -> tuple[Sampler, int]:

@@ -4,8 +4,8 @@ An event goes through three maps, theta -> z (`SupportBijection`) -> standardise
 
 $$ \ln q(\theta|x) = \ln q_{flow}(z_s | c) + \ln|dz_s/dz| + \ln|dz/d\theta| $$
 
-is normalised on the support and no draw ever falls outside it.  The context is standardised and, where there is an
-embedding network, summarised before the flow sees it.
+is normalised on the support and no draw ever falls outside it.  The context is whitened, or standardised and
+summarised where there is an embedding network, before the flow sees it.
 """
 
 import torch
@@ -17,11 +17,12 @@ from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.core.checks import finite, positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
-from sbi_physics.models.scaling import Standardise
+from sbi_physics.models.scaling import Standardise, Whiten
 
 __all__ = ["FlowDensity"]
 
 _ROWS_AT_ONCE = 1 << 16
+_MOST_WHITENED = 512
 
 
 class FlowDensity(nn.Module):
@@ -52,7 +53,9 @@ class FlowDensity(nn.Module):
         unbounded = torch.tensor([[-torch.inf, torch.inf]]).expand(event_shape[0], 2)
         self.bijection = SupportBijection(unbounded if bounds is None else bounds)
         self.event_scaling = Standardise(self.event_shape)
-        self.context_scaling = Standardise(self.context_shape)
+        # An embedding network may live on the structure of the context (neighbouring bins, images): leave it that.
+        flat = embedding is None and self.context_shape.numel() <= _MOST_WHITENED
+        self.context_scaling = Whiten(self.context_shape) if flat else Standardise(self.context_shape)
         self.embedding = embedding if embedding is not None else nn.Flatten()
 
     @property
@@ -61,7 +64,7 @@ class FlowDensity(nn.Module):
         return self.event_scaling.mean.device
 
     def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> "FlowDensity":
-        """Learn the standardisations from events ``(n, D)`` inside the support and contexts ``(n, *context_shape)``."""
+        """Learn the scalings from events ``(n, D)`` inside the support and contexts ``(n, *context_shape)``."""
         self.event_scaling.fit(self.bijection.to_unbounded(events)[0])
         if contexts is not None:
             self.context_scaling.fit(contexts)
@@ -77,7 +80,7 @@ class FlowDensity(nn.Module):
 
         Args:
             encoded: the first result of `encode`.
-            contexts: *standardised* contexts, ``context_scaling(x)``.
+            contexts: *scaled* contexts, ``context_scaling(x)``.
         """
         summary = self.embedding(contexts) if contexts is not None else None
         return -self.flow.log_prob(encoded, context=summary)
@@ -132,28 +135,28 @@ class FlowDensity(nn.Module):
         summary = self._summary(context)
         batch = torch.Size() if summary is None else summary.shape[:-1]
         rows = None if summary is None else summary.expand(n, *summary.shape).reshape(-1, summary.shape[-1])
+        embedded = None if rows is None else self.flow._embedding_net(rows)
         with seeded(seed, self.device):
-            noise = self._noise(n * batch.numel())
-        encoded, log_prob = self._from_noise(noise, rows)
+            noise = self._noise(n * batch.numel(), embedded)
+        encoded, log_prob = self._from_noise(noise, embedded)
         theta, ladj = self.bijection.to_support(self.event_scaling.inverse(encoded))
         log_prob = log_prob + self.event_scaling.ladj - ladj
         return theta.reshape(n, *batch, *self.event_shape), log_prob.reshape(n, *batch)
 
-    def _noise(self, rows: int) -> Tensor:
+    def _noise(self, rows: int, embedded: Tensor | None) -> Tensor:
         base = self.flow._distribution
         if isinstance(base, StandardNormal):
             return torch.randn(rows, *self.event_shape, device=self.device, dtype=self.event_scaling.mean.dtype)
-        return base.sample(rows)
+        return base.sample(rows) if embedded is None else base.sample(1, context=embedded)[:, 0]
 
-    def _from_noise(self, noise: Tensor, summaries: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _from_noise(self, noise: Tensor, embedded: Tensor | None) -> tuple[Tensor, Tensor]:
         events, log_probs = [], []
         for start in range(0, len(noise), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            context = None if summaries is None else summaries[part]
-            embedded = self.flow._embedding_net(context)
-            event, ladj = self.flow._transform.inverse(noise[part], context=embedded)
+            context = None if embedded is None else embedded[part]
+            event, ladj = self.flow._transform.inverse(noise[part], context=context)
             events.append(event)
-            log_probs.append(self.flow._distribution.log_prob(noise[part]) - ladj)
+            log_probs.append(self.flow._distribution.log_prob(noise[part], context=context) - ladj)
         return torch.cat(events), torch.cat(log_probs)
 
     def _summary(self, context: Tensor | None) -> Tensor | None:

@@ -1,9 +1,19 @@
-"""Standardisation: shift and scale each feature to mean zero and standard deviation one, learned once from data."""
+r"""Scaling of data before a network sees them, learned once from the training data.
+
+`Standardise` brings each feature to mean zero and standard deviation one.  `Whiten` also removes the correlations,
+$x_w = R^{-1/2}(x - \bar x)/\sigma$ with the correlation matrix R: where a few strong signals dominate the data, the
+small residuals that carry the noise level come out at the scale of one, too.  The symmetric root keeps each feature
+as close to itself as it can be (Kessy, Lewin and Strimmer 2018, arXiv:1512.00809).
+"""
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Standardise"]
+__all__ = ["Standardise", "Whiten"]
+
+# Below this many events for each feature the correlations are too noisy to invert.
+_EVENTS_PER_FEATURE = 20
+_SMALLEST_EIGENVALUE = 1e-8
 
 
 class Standardise(nn.Module):
@@ -44,3 +54,40 @@ class Standardise(nn.Module):
     def inverse(self, data: Tensor) -> Tensor:
         """Undo `forward`."""
         return data * self.scale + self.mean
+
+
+class Whiten(nn.Module):
+    """Standardise, then remove the correlations between all entries of a context.
+
+    With fewer than 20 events for each feature it only standardises.
+
+    Args:
+        shape: the shape of one context; it is whitened as a flat vector.
+    """
+
+    rotation: Tensor
+
+    def __init__(self, shape: torch.Size | tuple[int, ...]) -> None:
+        super().__init__()
+        self.standardise = Standardise(shape)
+        self.register_buffer("rotation", torch.eye(torch.Size(shape).numel()))
+
+    def fit(self, data: Tensor) -> "Whiten":
+        """Learn means, scales and correlations from data ``(n, *shape)``, in double precision."""
+        self.standardise.fit(data)
+        if len(data) < _EVENTS_PER_FEATURE * len(self.rotation):
+            return self
+        mean, scale = self.standardise.mean.double(), self.standardise.scale.double()
+        flat = ((data.double() - mean) / scale).flatten(1)
+        eigenvalues, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+        # A constant feature has no variance, and a linear combination may have none: those stay as they are.
+        alive = eigenvalues > _SMALLEST_EIGENVALUE * eigenvalues.max()
+        root = torch.where(alive, eigenvalues, 1.0).rsqrt()
+        self.rotation.copy_((vectors * root) @ vectors.T)
+        return self
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Whiten data ``(*, *shape)``."""
+        shape = self.standardise.mean.shape
+        flat = self.standardise(data).reshape(*data.shape[: data.ndim - len(shape)], -1)
+        return (flat @ self.rotation).reshape(data.shape)

@@ -77,8 +77,8 @@ def independence_metropolis(
     acceptance = accepted / (len(kept) * chains)
     if acceptance < 0.01:
         raise ConvergenceError(
-            f"only {acceptance:.2%} of the proposals are accepted: the learned posterior is too far from the exact one; "
-            "train it with more simulations, or run mcmc from scratch"
+            f"only {acceptance:.2%} of the proposals are accepted: the learned posterior is too far from the exact "
+            "one; train it with more simulations, or run mcmc from scratch"
         )
     numbers = {"acceptance": acceptance, "likelihood_calls": float(calls)}
     return torch.cat(kept)[:n], numbers

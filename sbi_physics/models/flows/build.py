@@ -9,6 +9,7 @@ name           layers                                                           
 =============  =====================================================================  ==================
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,11 @@ from nflows.flows.base import Flow
 from nflows.transforms.base import CompositeTransform, Transform
 
 from sbi_physics.core.checks import known_keys, positive_integer
+from sbi_physics.core.errors import UsageError
 from sbi_physics.models.flows.autoregressive import MaskedAffine, MaskedSpline
 from sbi_physics.models.flows.coupling import SplineCoupling
 from sbi_physics.models.flows.linear import LULinear, Permutation
+from sbi_physics.models.flows.spline import MIN_BIN
 
 __all__ = ["FLOWS", "build_flow"]
 
@@ -76,5 +79,9 @@ def build_flow(name: str, features: int, context_features: int | None = None, **
     merged = {**defaults, **options}
     for key in ("transforms", "hidden_features", "blocks", *(["bins"] if "bins" in merged else [])):
         positive_integer(merged[key], key)
+    if "bins" in merged and merged["bins"] * MIN_BIN >= 1:
+        raise UsageError(f"bins: expected fewer than {1 / MIN_BIN:g}, got {merged['bins']}")
+    if "tail_bound" in merged and not 0 < merged["tail_bound"] < math.inf:
+        raise UsageError(f"tail_bound: expected a finite number above 0, got {merged['tail_bound']!r}")
     layers = make(positive_integer(features, "features"), context_features, merged)
     return Flow(CompositeTransform(layers), StandardNormal([features]))

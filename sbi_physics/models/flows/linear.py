@@ -4,6 +4,8 @@
 solved with `torch.linalg.solve_triangular`; `Permutation` only reorders.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from nflows.transforms.base import Transform
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 
 __all__ = ["LULinear", "Permutation"]
 
-_UNIT_DIAGONAL = 0.5413248546129181  # softplus of it is one
+_SMALLEST_DIAGONAL = 1e-3
+# softplus(_UNIT_DIAGONAL) + _SMALLEST_DIAGONAL == 1, so that the map starts as the identity.
+_UNIT_DIAGONAL = math.log(math.expm1(1.0 - _SMALLEST_DIAGONAL))
 
 
 class LULinear(Transform):
@@ -30,7 +34,7 @@ class LULinear(Transform):
         self.bias = nn.Parameter(torch.zeros(features))
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        diagonal = F.softplus(self.diagonal) + 1e-3
+        diagonal = F.softplus(self.diagonal) + _SMALLEST_DIAGONAL
         identity = torch.eye(self.features, dtype=diagonal.dtype, device=diagonal.device)
         return self.lower.tril(-1) + identity, self.upper.triu(1) + torch.diag(diagonal), diagonal.log().sum()
 

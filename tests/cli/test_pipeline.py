@@ -1,0 +1,151 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import sbi_physics as sp
+from sbi_physics.store.samples import read_samples
+
+MODELS = Path(__file__).with_name("user_models.py")
+INTERVAL = {"median", "lower_68", "upper_68"}
+
+
+def test_from_simulations_to_a_comparison(result, tmp_path):
+    simulations, model, x = tmp_path / "s.h5", tmp_path / "p.st", tmp_path / "x.csv"
+    made = result("simulate", "gaussian_linear", "-n", 600, "-o", simulations, "--workers", 1)
+    counts = {"ok": 600, "failed": 0, "nonfinite": 0, "timeout": 0, "crashed": 0}
+    assert made == {"path": str(simulations), "simulations": 600, "status": counts}
+
+    fitted = result("posterior", "fit", simulations, "-o", model, "--model", "maf", "--epochs", 2)
+    assert set(fitted) == {"path", "simulations", "seconds", "epochs", "validation_log_prob"}
+    assert (fitted["simulations"], fitted["epochs"]) == (600, 2)
+
+    x.write_text("x\n" + "0.1\n" * 10)
+    drawn = result(
+        "posterior", "sample", model, "-x", x, "-o", tmp_path / "d.h5", "-n", 50, "--plot", tmp_path / "c.png"
+    )
+    assert (drawn["path"], drawn["draws"]) == (str(tmp_path / "d.h5"), 50)
+    assert set(drawn["intervals"]) == {f"theta_{i}" for i in range(10)}
+    assert set(drawn["intervals"]["theta_0"]) == INTERVAL
+    assert read_samples(tmp_path / "d.h5")["posterior"].values.shape == (50, 10)
+    assert (tmp_path / "c.png").stat().st_size > 1000
+
+    fresh = tmp_path / "fresh.h5"
+    result("simulate", "gaussian_linear", "-n", 40, "-o", fresh, "--seed", 1, "--workers", 1)
+    checked = result("posterior", "check", model, fresh, "--draws", 32, "--plot", tmp_path / "cal.pdf")
+    assert set(checked) == {
+        *("passed", "verdicts", "coverage_verdict", "p_values", "coverage_68", "simulations"),
+    }
+    assert checked["simulations"] == 40
+    assert len(checked["verdicts"]) == 10
+    assert (tmp_path / "cal.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_compare(folder, result, tmp_path):
+    out = tmp_path / "new" / "folder"
+    options = ["--simulator", "two_moons", "-x", folder / "x.npy", "-o", out, "-n", 60, "--steps", 30]
+    compared = result("posterior", "compare", folder / "moons.st", *options)
+    assert compared.pop("path") == str(out)
+    assert set(compared) == {
+        *("c2st_npe", "c2st_corrected", "importance_efficiency", "pareto_k", "log_evidence", "log_evidence_error"),
+        *("mcmc", "seconds", "likelihood_calls", "intervals"),
+    }
+    assert set(compared["intervals"]) == set(compared["likelihood_calls"]) == {"npe", "corrected", "mcmc"}
+    assert json.loads((out / "result.json").read_text()) == compared
+    with h5py.File(out / "samples.h5") as file:
+        for name in ("npe", "corrected", "mcmc"):
+            assert file[name]["values"].shape == (60, 2)
+            assert list(file[name].attrs["names"]) == ["theta_0", "theta_1"]
+            assert list(file[name].attrs["units"]) == ["", ""]
+    assert (out / "corner.png").is_file()
+
+
+def test_the_simulator_of_the_user(result, tmp_path):
+    """A file of the user's own, with its own observation, all the way."""
+    result("simulate", f"{MODELS}:Line", "-n", 300, "-o", tmp_path / "s.h5", "--workers", 1)
+    assert sp.Simulations.open(tmp_path / "s.h5").parameters.units == ("m / s",)
+    result("posterior", "fit", tmp_path / "s.h5", "-o", tmp_path / "p.st", "--epochs", 2, "--max-seconds", 20)
+    (tmp_path / "x.txt").write_text("0.3\n")
+    drawn = result("posterior", "sample", tmp_path / "p.st", "-x", tmp_path / "x.txt", "-o", tmp_path / "d.h5", "-n", 9)
+    assert set(drawn["intervals"]) == {"slope"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_simulator_prints_does_not_spoil_the_result(workers, program, tmp_path):
+    options = ["-n", 8, "-o", tmp_path / "s.h5", "--workers", workers, "--block-size", 4]
+    status, out, err = program("simulate", f"{MODELS}:Chatty", *options, "--json")
+    assert status == 0
+    assert json.loads(out)["simulations"] == 8
+    assert all(f"step {i} of 7" in err for i in (1, 2, 3))
+
+
+def test_what_a_likelihood_prints_does_not_spoil_the_result(program, tmp_path, uniform_posterior):
+    options = ["-x", tmp_path / "x.txt", "-o", tmp_path / "c", "-n", 50, "--steps", 20, "--json"]
+    (tmp_path / "x.txt").write_text("0.3")
+    status, out, err = program("posterior", "compare", uniform_posterior, "--simulator", f"{MODELS}:Line", *options)
+    assert status == 0, err
+    assert "c2st_npe" in json.loads(out)
+    assert "evaluating" in err
+
+
+@pytest.fixture
+def uniform_posterior(tmp_path):
+    from sbi_physics.simulation.resolve import resolve_simulator
+    from sbi_physics.train.config import TrainConfig
+
+    line = resolve_simulator(f"{MODELS}:Line")
+    pairs = sp.simulate(line, 2000, workers=1, progress=False).training_set()
+    estimator = sp.NPE(line.parameters, transforms=2, hidden_features=16, config=TrainConfig(epochs=8))
+    estimator.fit(*pairs, progress=False).save(tmp_path / "line.st")
+    return tmp_path / "line.st"
+
+
+def test_text_for_people(folder, program, tmp_path):
+    """Without --json the result is a table on standard output."""
+    options = ["-x", folder / "x.npy", "-o", tmp_path / "d.h5", "-n", 20]
+    status, out, err = program("posterior", "sample", folder / "moons.st", *options)
+    assert (status, err) == (0, "")
+    assert "theta_0" in out
+    assert "median" in out
+    status, out, err = program("posterior", "check", folder / "moons.st", folder / "moons.h5", "--draws", 16)
+    assert status == 0
+    assert "coverage:" in out
+
+
+def test_the_observation_of_a_simulator(program, folder, tmp_path):
+    """`-x radial_velocity` means the measured velocities, also where a folder has that name."""
+    (tmp_path / "radial_velocity").mkdir()
+    options = ["-o", tmp_path / "d.h5"]
+    status, _, err = program("posterior", "sample", folder / "moons.st", "-x", "radial_velocity", *options)
+    assert status == 2
+    assert err == "error: x_obs: expected shape (2) or (B, 2), got (32,)\n"
+    status, _, err = program("posterior", "sample", folder / "moons.st", "-x", "two_moons", *options)
+    assert status == 2
+    assert "the simulator 'two_moons' carries no data" in err
+
+
+def test_same_seed_same_bytes(folder, program, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        program("posterior", "fit", folder / "moons.h5", "-o", tmp_path / f"{name}.st", "--epochs", 1, "--seed", seed)
+        options = ["-x", folder / "x.npy", "-o", tmp_path / f"{name}.h5", "-n", 10, "--seed", seed]
+        program("posterior", "sample", tmp_path / f"{name}.st", *options)
+    drawn = {name: read_samples(tmp_path / f"{name}.h5")["posterior"].to_numpy() for name in "abc"}
+    assert np.array_equal(drawn["a"], drawn["b"])
+    assert not np.array_equal(drawn["a"], drawn["c"])
+
+
+def test_the_installed_program(folder, tmp_path):
+    """As a process of its own, from another folder."""
+    program = Path(sys.executable).with_name("sbi-physics")
+    command = [program, "posterior", "sample", folder / "moons.st", "-x", folder / "x.npy", "-o", "d.h5", "-n", "5"]
+    done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["draws"] == 5
+    done = subprocess.run([*command, "--device", "tpu"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: device: ")
+    assert done.stderr.count("\n") == 1
