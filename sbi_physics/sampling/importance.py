@@ -11,15 +11,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sbi_physics.core.checks import positive_integer
+from sbi_physics.core.checks import finite, positive_integer
 from sbi_physics.core.errors import BudgetError, ConvergenceError
 from sbi_physics.core.protocols import LogDensity
 from sbi_physics.core.random import derive
 from sbi_physics.diagnostics.weights import importance_efficiency, pareto_smooth
+from sbi_physics.sampling.target import checked_log_density
 
-__all__ = ["Proposal", "importance_sample"]
+__all__ = ["Proposal", "importance_sample", "propose"]
 
 _ROWS_AT_ONCE = 1 << 15
+_ROWS_AT_FIRST = 1 << 8
 
 
 class Proposal(Protocol):
@@ -27,6 +29,18 @@ class Proposal(Protocol):
 
     def __call__(self, n: int, seed: int, /) -> tuple[Tensor, Tensor]:
         """Draws ``(n, P)`` with their log-densities ``(n,)``."""
+
+
+def propose(proposal: Proposal, log_density: LogDensity, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draws ``(n, P)`` of the proposal with their log-weights ``ln p - ln q``, float64 ``(n,)`` on the CPU.
+
+    Raises:
+        ShapeError, NonFiniteError: the proposal or the target gives no log-densities.
+    """
+    theta, log_q = proposal(n, seed)
+    log_q = finite(checked_log_density(log_q, theta, "proposal"), "proposal")
+    log_p = checked_log_density(log_density(theta), theta)
+    return theta, log_p.detach().double().cpu() - log_q.detach().double().cpu()
 
 
 def importance_sample(
@@ -47,7 +61,7 @@ def importance_sample(
         n: number of draws.
         seed: of the draws.
         max_calls: most evaluations of the target; fewer than n draws are made when it is smaller.
-        max_seconds: wall-clock budget, looked at between blocks of rows.
+        max_seconds: wall-clock budget, looked at between blocks of rows, each as large as all before it.
         max_pareto_k: the largest shape of the weights that is accepted.
 
     Returns:
@@ -57,6 +71,7 @@ def importance_sample(
     Raises:
         ConvergenceError: the Pareto k is above `max_pareto_k`, or no draw has a finite weight.
         BudgetError: the budget allows no draw.
+        ShapeError, NonFiniteError: the proposal or the target gives no log-densities.
     """
     wanted = positive_integer(n, "n") if max_calls is None else min(positive_integer(n, "n"), max_calls)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
@@ -64,9 +79,11 @@ def importance_sample(
     log_weights: list[Tensor] = []
     done = 0
     while done < wanted and (deadline is None or time.monotonic() < deadline):
-        theta, log_q = proposal(min(_ROWS_AT_ONCE, wanted - done), derive(seed, "importance", done))
+        # How long a row takes is not known: blocks that double overrun the budget by about its own length at most.
+        rows = _ROWS_AT_ONCE if deadline is None else min(_ROWS_AT_ONCE, max(_ROWS_AT_FIRST, done))
+        theta, weights = propose(proposal, log_density, min(rows, wanted - done), derive(seed, "importance", done))
         draws.append(theta)
-        log_weights.append(log_density(theta).detach().double().cpu() - log_q.detach().double().cpu())
+        log_weights.append(weights)
         done += len(theta)
     if not done:
         raise BudgetError(

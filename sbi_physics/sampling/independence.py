@@ -15,7 +15,7 @@ from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import BudgetError, ConvergenceError
 from sbi_physics.core.protocols import LogDensity
 from sbi_physics.core.random import derive, seeded
-from sbi_physics.sampling.importance import Proposal
+from sbi_physics.sampling.importance import Proposal, propose
 
 __all__ = ["independence_metropolis"]
 
@@ -50,17 +50,23 @@ def independence_metropolis(
     Raises:
         BudgetError: a budget ended before the warm-up did.
         ConvergenceError: fewer than 1 % of the proposals are accepted.
+        ShapeError, NonFiniteError: the proposal or the target gives no log-densities.
     """
     chains = min(positive_integer(chains, "chains"), positive_integer(n, "n"))
     steps = warmup + math.ceil(n / chains)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     most = math.inf if max_calls is None else max_calls
-    state, log_ratio = _propose(proposal, log_density, chains, derive(seed, "chain", 0))
+    if chains * (warmup + 2) > most:
+        raise BudgetError(
+            f"the budget of {most} calls ends within the warm-up of the chains: expected at least {chains} chains * "
+            f"(a start + {warmup} steps of warm-up + 1 step) = {chains * (warmup + 2)}"
+        )
+    state, log_ratio = propose(proposal, log_density, chains, derive(seed, "chain", 0))
     calls, accepted, kept = chains, 0, []
     for step in range(1, steps + 1):
         if calls + chains > most or time.monotonic() > deadline:
             break
-        candidate, candidate_ratio = _propose(proposal, log_density, chains, derive(seed, "chain", step))
+        candidate, candidate_ratio = propose(proposal, log_density, chains, derive(seed, "chain", step))
         calls += chains
         with seeded(derive(seed, "accept", step)):
             uniform = torch.rand(chains, dtype=torch.float64)
@@ -82,8 +88,3 @@ def independence_metropolis(
         )
     numbers = {"acceptance": acceptance, "likelihood_calls": float(calls)}
     return torch.cat(kept)[:n], numbers
-
-
-def _propose(proposal: Proposal, log_density: LogDensity, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    theta, log_q = proposal(n, seed)
-    return theta, log_density(theta).detach().double().cpu() - log_q.detach().double().cpu()

@@ -13,6 +13,7 @@ from typing import Any
 import emcee
 import numpy as np
 import torch
+from emcee.ensemble import walkers_independent
 
 from sbi_physics.core.checks import as_tensor, finite, positive_integer, resolve_device
 from sbi_physics.core.errors import BudgetError, ShapeError, SupportError, UsageError
@@ -22,6 +23,7 @@ from sbi_physics.core.protocols import LogDensity
 from sbi_physics.core.random import derive, numpy_generator
 from sbi_physics.core.samples import Cost, Samples
 from sbi_physics.diagnostics.chains import autocorrelation_time, chain_report
+from sbi_physics.sampling.target import checked_log_density
 
 __all__ = ["mcmc"]
 
@@ -63,7 +65,8 @@ def mcmc(
         ``effective_sample_size`` and ``verdict``.
 
     Raises:
-        UsageError, ShapeError: too few starting points, or of the wrong shape.
+        UsageError, ShapeError: too few starting points, of the wrong shape, or all on a line or a plane.
+        ShapeError, NonFiniteError: `log_prob` returns another shape, or plus infinity; NaN counts as zero density.
         SupportError: a starting point has zero density.
         BudgetError: the budget allows fewer than two steps.
     """
@@ -76,10 +79,16 @@ def mcmc(
         nonlocal calls
         calls += len(points)
         with torch.no_grad():
-            value = log_prob(torch.as_tensor(points, dtype=torch.float64, device=where)).double().cpu()
-        # NaN never moves a walker: emcee would stop, and the caller may return it outside the support.
-        return torch.nan_to_num(value, nan=-math.inf, neginf=-math.inf, posinf=math.inf).numpy()
+            theta = torch.as_tensor(points, dtype=torch.float64, device=where)
+            value = log_prob(theta).double()
+            # NaN never moves a walker: emcee would stop, and the caller may return it outside the support.
+            value = torch.where(torch.isnan(value), -torch.inf, value)
+            return checked_log_density(value, theta, "log_prob").cpu().numpy()
 
+    most = positive_integer(steps, "steps")
+    if max_calls is not None:
+        most = min(most, max_calls // walkers - 1)  # the starting points cost as much as a step
+        _check_budget(most, max_calls, max_seconds)
     began = time.monotonic()
     first = evaluate(start)
     if not np.isfinite(first).all():
@@ -87,15 +96,11 @@ def mcmc(
             f"initial: {int((~np.isfinite(first)).sum())} of {walkers} starting points have zero density"
         )
     sampler = emcee.EnsembleSampler(walkers, dims, evaluate, vectorize=True)
+    sampler.log_prob_fn = evaluate  # the wrapper that emcee puts around it prints a traceback beside the error
     random = np.random.RandomState(derive(seed, "emcee") % 2**32)
     state = emcee.State(start, log_prob=first, random_state=random.get_state())
-    done = _advance(
-        sampler, state, positive_integer(steps, "steps"), began, lambda: calls, max_calls, max_seconds, progress
-    )
-    if done < 2:
-        raise BudgetError(
-            f"mcmc: the budget allows only {done} steps (max_calls={max_calls}, max_seconds={max_seconds})"
-        )
+    done = _advance(sampler, state, most, began, max_seconds, progress)
+    _check_budget(done, max_calls, max_seconds)
     return _collect(sampler, done, parameters, dims, Cost(time.monotonic() - began, 0, calls))
 
 
@@ -112,7 +117,21 @@ def _starting_points(initial: Any, walkers: int | None, seed: int) -> np.ndarray
         raise UsageError(f"walkers: expected at least 2 P + 2 = {2 * dims + 2}, got {count}")
     if m < count:
         raise UsageError(f"initial: expected at least {count} distinct starting points, one for each walker, got {m}")
-    return points[torch.as_tensor(numpy_generator(derive(seed, "start")).permutation(m)[:count])].numpy()
+    chosen = points[torch.as_tensor(numpy_generator(derive(seed, "start")).permutation(m)[:count])].numpy()
+    if not walkers_independent(chosen):
+        raise UsageError(
+            f"initial: expected starting points that span all {dims} dimensions, got some that lie on a line or a "
+            "plane; walkers that start there never leave it"
+        )
+    return chosen
+
+
+def _check_budget(steps: int, max_calls: int | None, max_seconds: float | None) -> None:
+    if steps < 2:
+        raise BudgetError(
+            f"mcmc: the budget allows only {max(steps, 0)} steps, expected at least 2 (max_calls={max_calls}, "
+            f"max_seconds={max_seconds})"
+        )
 
 
 def _advance(
@@ -120,20 +139,15 @@ def _advance(
     state: emcee.State,
     steps: int,
     began: float,
-    calls: Any,
-    max_calls: int | None,
     max_seconds: float | None,
     progress: bool,
 ) -> int:
-    """Run up to `steps` steps within the budgets; the number done."""
+    """Run up to `steps` steps within the seconds; the number done."""
     done = 0
-    each = sampler.nwalkers
     with progress_bar(steps, "emcee", enabled=progress) as advance:
         for _ in sampler.sample(state, iterations=steps):
             done += 1
             advance()
-            if max_calls is not None and calls() + each > max_calls:
-                break
             if max_seconds is not None and time.monotonic() - began > max_seconds:
                 break
     return done

@@ -9,7 +9,24 @@ from sbi_physics.core.errors import NonFiniteError, ShapeError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.protocols import LogDensity
 
-__all__ = ["posterior_target"]
+__all__ = ["checked_log_density", "posterior_target"]
+
+
+def checked_log_density(value: Tensor, theta: Tensor, name: str = "log_density") -> Tensor:
+    """Return the log-densities `value` of rows theta ``(n, P)`` if they can be sampled from.
+
+    Raises:
+        ShapeError: they are not ``(n,)``.
+        NonFiniteError: one is NaN or plus infinity; the message gives its theta.
+    """
+    if value.shape != theta.shape[:1]:
+        raise ShapeError(f"{name}: expected shape ({len(theta)},), got {tuple(value.shape)}")
+    bad = torch.isnan(value) | (value == torch.inf)
+    if bool(bad.any()):
+        row = int(torch.nonzero(bad)[0, 0])
+        got = "NaN" if bool(torch.isnan(value[row])) else "plus infinity"
+        raise NonFiniteError(f"{name}: expected numbers or minus infinity, got {got} at theta = {theta[row].tolist()}")
+    return value
 
 
 def posterior_target(
@@ -17,7 +34,8 @@ def posterior_target(
 ) -> LogDensity:
     """The unnormalised log-posterior ``ln p(theta) + ln p(x_obs | theta)``, in double precision.
 
-    The likelihood is called only with rows inside the prior; minus infinity is a value it may return, NaN is not.
+    The likelihood is called only with rows inside the prior; minus infinity is a value it may return, NaN and plus
+    infinity are not.
 
     Args:
         parameters: the prior.
@@ -25,7 +43,8 @@ def posterior_target(
         x_obs: the observation, handed on as it is.
 
     Returns:
-        A function from theta ``(n, P)`` to float64 ``(n,)``.
+        A function from theta ``(n, P)`` to float64 ``(n,)``; it raises `ShapeError` and `NonFiniteError` where the
+        likelihood returns something else.
     """
 
     def log_density(theta: Tensor, /) -> Tensor:
@@ -35,15 +54,8 @@ def posterior_target(
         if not bool(inside.any()):
             return result
         value = log_likelihood(rows[inside], x_obs).double()
-        if value.shape != (int(inside.sum()),):
-            raise ShapeError(f"log_likelihood: expected shape ({int(inside.sum())},), got {tuple(value.shape)}")
-        if bool(torch.isnan(value).any()):
-            row = rows[inside][torch.nonzero(torch.isnan(value))[0, 0]]
-            raise NonFiniteError(
-                f"log_likelihood: expected numbers or minus infinity, got NaN at theta = {row.tolist()}"
-            )
         result = result.clone()
-        result[inside] += value
+        result[inside] += checked_log_density(value, rows[inside], "log_likelihood")
         return result
 
     return log_density

@@ -1,11 +1,40 @@
 """The settings of the training loop, and what it reports."""
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from sbi_physics.core.errors import UsageError
 
 __all__ = ["TrainConfig", "TrainingRecord"]
+
+_SCHEDULES = ("one-cycle", "cosine", "constant")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _real(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Real) and not isinstance(value, bool) and good(value)
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epochs": (_whole, "an integer of at least 1"),
+    "batch_size": (lambda v: v is None or _whole(v), "an integer of at least 1, or None"),
+    "learning_rate": (_real(lambda v: 0 < v < math.inf), "a finite number above 0"),
+    "weight_decay": (_real(lambda v: 0 <= v < math.inf), "a finite number of at least 0"),
+    "schedule": (lambda v: v in _SCHEDULES, "'one-cycle', 'cosine' or 'constant'"),
+    "warmup": (_real(lambda v: 0 < v < 1), "a number between 0 and 1"),
+    "ema": (_real(lambda v: 0 <= v < 1), "a number in [0, 1)"),
+    "clip_norm": (_real(lambda v: 0 < v < math.inf), "a finite number above 0"),
+    "validation_fraction": (_real(lambda v: 0 < v < 1), "a number between 0 and 1"),
+    "patience": (_whole, "an integer of at least 1"),
+    "max_seconds": (lambda v: v is None or _real(lambda v: v > 0)(v), "a number above 0, or None"),
+    "checkpoint_seconds": (_real(lambda v: v >= 0), "a number of at least 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +54,10 @@ class TrainConfig:
         validation_fraction: share of the events held out.
         patience: epochs without a better validation loss after which training stops.
         max_seconds: wall-clock budget; the best state so far is kept.
-        checkpoint_seconds: time between checkpoints, where a path is given for them.
+        checkpoint_seconds: time between checkpoints, where a path is given for them; 0 makes one after each epoch.
+
+    Raises:
+        UsageError: a setting has a value that it does not take.
     """
 
     epochs: int = 40
@@ -42,25 +74,16 @@ class TrainConfig:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        checks = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size is None or self.batch_size >= 1, "at least 1, or None"),
-            "learning_rate": (self.learning_rate > 0, "above 0"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "schedule": (self.schedule in ("one-cycle", "cosine", "constant"), "'one-cycle', 'cosine' or 'constant'"),
-            "warmup": (0 < self.warmup < 1, "between 0 and 1"),
-            "ema": (0 <= self.ema < 1, "in [0, 1)"),
-            "clip_norm": (self.clip_norm > 0, "above 0"),
-            "validation_fraction": (0 < self.validation_fraction < 1, "between 0 and 1"),
-            "patience": (self.patience >= 1, "at least 1"),
-            "max_seconds": (self.max_seconds is None or self.max_seconds > 0, "above 0, or None"),
-        }
-        for name, (good, wanted) in checks.items():
-            if not good:
-                raise UsageError(f"{name}: expected {wanted}, got {getattr(self, name)!r}")
+        for name, (good, wanted) in _RULES.items():
+            value = getattr(self, name)
+            if not good(value):
+                raise UsageError(f"{name}: expected {wanted}, got {value!r}")
+            # Plain numbers: those of numpy do not go into the JSON of a checkpoint.
+            if isinstance(value, Real):
+                object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
     def batch_for(self, events: int) -> int:
-        """The batch size for a number of training events: as set, or about 1 % of them within 64 ... 1024."""
+        """The batch size for a number of training events: as set, or about 2 % of them within 64 ... 1024."""
         chosen = self.batch_size if self.batch_size is not None else 2 ** round_log2(events / 35, 6, 10)
         return min(chosen, events)
 

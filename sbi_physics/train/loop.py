@@ -71,18 +71,16 @@ def train(
 
     Raises:
         TrainingError: the loss or its gradient is not finite.
-        ShapeError: fewer than two events, or tensors of unequal length.
-        StoreError: the checkpoint belongs to another run.
+        ShapeError: fewer than two events, tensors of unequal length, or a loss that is not one number for each event.
+        UsageError: there is nothing to train, or nothing to train on; or the weights sum to no positive number.
+        StoreError: the checkpoint is damaged, or belongs to another run.
     """
     config = config or TrainConfig()
-    device = next(model.parameters()).device
-    split = _split(data, weights, config, seed, device)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UsageError("model: expected parameters to train, got none")
+    split = _split(data, weights, config, seed, parameters[0].device)
+    optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True)
     state = TrainingState.begin(model, optimizer)
     state.record.events = len(split.train[0])
     state.record.batch_size = config.batch_for(state.record.events)
@@ -152,7 +150,7 @@ def _epoch(state: TrainingState, loss: Callable[..., Tensor], split: _Split, con
         # The remainder of a shuffled epoch is dropped: steps of equal size, and every event comes up in the long run.
         order = torch.randperm(events, device=device)[: steps * batch].view(steps, batch)
         for rows in order:
-            each = loss(*(tensor[rows] for tensor in split.train))
+            each = _each(loss, [tensor[rows] for tensor in split.train])
             value = each.mean() if split.train_weights is None else (each * split.train_weights[rows]).mean()
             _set_learning_rate(state.optimizer, config, state.step / (config.epochs * steps))
             state.optimizer.zero_grad(set_to_none=True)
@@ -171,6 +169,14 @@ def _epoch(state: TrainingState, loss: Callable[..., Tensor], split: _Split, con
             f"the data, or lower the learning rate (now {config.learning_rate:g})"
         )
     return mean
+
+
+def _each(loss: Callable[..., Tensor], batch: list[Tensor]) -> Tensor:
+    """The loss of each event of a batch; a column or a mean would broadcast against the weights and lose them."""
+    each = loss(*batch)
+    if each.shape != batch[0].shape[:1]:
+        raise ShapeError(f"loss: expected shape ({len(batch[0])},), one number for each event, got {tuple(each.shape)}")
+    return each
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, share: float) -> None:
@@ -206,7 +212,7 @@ def _validate(state: TrainingState, loss: Callable[..., Tensor], split: _Split, 
         parts = []
         for start in range(0, len(split.validation[0]), _VALIDATION_ROWS):
             rows = slice(start, start + _VALIDATION_ROWS)
-            each = loss(*(tensor[rows] for tensor in split.validation))
+            each = _each(loss, [tensor[rows] for tensor in split.validation])
             parts.append(each if split.validation_weights is None else each * split.validation_weights[rows])
         mean = float(torch.cat(parts).double().mean())
     if not math.isfinite(mean):
@@ -244,10 +250,24 @@ def _split(
 
 
 def _identity(model: nn.Module, split: _Split, config: TrainConfig, seed: int) -> dict[str, Any]:
-    """What must agree for a checkpoint to be taken up: settings, shapes, seed and the data themselves."""
-    digest = hashlib.sha256()
-    for tensor in [*split.train, *split.validation]:
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    """What must agree for a checkpoint to be taken up: settings, seed, shapes, the data themselves and the weights."""
     settings = {k: v for k, v in asdict(config).items() if k not in ("max_seconds", "checkpoint_seconds")}
-    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-    return {"settings": settings, "seed": seed, "data": digest.hexdigest(), "model": shapes}
+    shapes = {f"shape of {name}": list(value.shape) for name, value in model.state_dict().items()}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    weights = [w for w in (split.train_weights, split.validation_weights) if w is not None]
+    return {
+        **settings,
+        "seed": seed,
+        "data": _digest([*split.train, *split.validation]),
+        "weights": _digest(weights),
+        **shapes,
+        "trained": trained,
+    }
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -79,12 +79,20 @@ class TrainingState:
         header, tensors = read_model(path)
         if header.get("kind") != _KIND:
             raise StoreError(f"{path}: expected a checkpoint, got a file of kind {header.get('kind')!r}")
-        for key, value in identity.items():
-            if header["identity"].get(key) != value:
-                raise StoreError(
-                    f"{path}: this checkpoint belongs to another run: {key} was {header['identity'].get(key)!r}, "
-                    f"now {value!r}; remove it to start anew"
-                )
+        try:
+            stored = header["identity"]
+            for key in [*identity, *stored]:
+                if key not in stored or key not in identity or stored[key] != identity[key]:
+                    raise StoreError(
+                        f"{path}: this checkpoint belongs to another run: {key} was {stored.get(key)!r}, "
+                        f"now {identity.get(key)!r}; remove it to start anew"
+                    )
+            self._take(header, tensors)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            detail = " ".join(str(error).split())
+            raise StoreError(f"{path}: a damaged checkpoint ({detail}); remove it to start anew") from error
+
+    def _take(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.model.load_state_dict(_under(tensors, "model/"))
         self.best = _under(tensors, "best/")
         for i, average in enumerate(self.average):
