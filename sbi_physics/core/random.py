@@ -52,5 +52,8 @@ def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[Non
     device = torch.device(device)
     devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(check_seed(seed))
+        # Not torch.manual_seed, which would also seed the devices that are not restored afterwards.
+        torch.default_generator.manual_seed(check_seed(seed))
+        for index in devices:
+            torch.cuda.default_generators[index].manual_seed(seed)
         yield

@@ -10,6 +10,7 @@ from sbi_physics.core.errors import UsageError
 
 __all__ = ["TrainConfig", "TrainingRecord"]
 
+_OPTIMIZERS = ("muon", "adamw")
 _SCHEDULES = ("one-cycle", "cosine", "constant")
 
 
@@ -24,6 +25,7 @@ def _real(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (_whole, "an integer of at least 1"),
     "batch_size": (lambda v: v is None or _whole(v), "an integer of at least 1, or None"),
+    "optimizer": (lambda v: v in _OPTIMIZERS, "'muon' or 'adamw'"),
     "learning_rate": (_real(lambda v: 0 < v < math.inf), "a finite number above 0"),
     "weight_decay": (_real(lambda v: 0 <= v < math.inf), "a finite number of at least 0"),
     "schedule": (lambda v: v in _SCHEDULES, "'one-cycle', 'cosine' or 'constant'"),
@@ -44,8 +46,10 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training data at most.
         batch_size: events in each step; None chooses from the number of events.
+        optimizer: ``"muon"`` (`sbi_physics.train.optimizer`) or ``"adamw"`` (Loshchilov and Hutter 2019,
+            arXiv:1711.05101), for which a learning rate of half the default is a good start.
         learning_rate: peak of the schedule.
-        weight_decay: of AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        weight_decay: decoupled, of both optimisers.
         schedule: ``"one-cycle"`` (Smith and Topin 2018, arXiv:1708.07120), ``"cosine"`` or ``"constant"``.
         warmup: share of the steps in which one-cycle rises.
         ema: decay of the exponential moving average of the weights for each step; 0 for none.  The average is what is
@@ -60,9 +64,10 @@ class TrainConfig:
         UsageError: a setting has a value that it does not take.
     """
 
-    epochs: int = 40
+    epochs: int = 30
     batch_size: int | None = None
-    learning_rate: float = 5e-3
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 1e-2
     weight_decay: float = 1e-4
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup: float = 0.1

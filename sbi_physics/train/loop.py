@@ -2,9 +2,9 @@
 
 A model is trained by a function that gives the loss of each event; the loop does the rest: a validation split, batches
 cut on the device by a shuffled index, per-event weights (negative ones too, as next-to-leading-order simulations have),
-AdamW with a one-cycle or cosine schedule, an exponential moving average of the weights, gradient clipping, early
-stopping with the best state restored, checkpoints from which a run resumes exactly, and a clear error for a loss that
-is not finite.  The objective is sum(w * loss) / sum(w).
+Muon or AdamW with a one-cycle or cosine schedule, an exponential moving average of the weights, gradient clipping,
+early stopping with the best state restored, checkpoints from which a run resumes exactly, and a clear error for a loss
+that is not finite.  The objective is sum(w * loss) / sum(w).
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from sbi_physics.core.errors import ShapeError, TrainingError, UsageError
 from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.random import derive, seeded
 from sbi_physics.train.config import TrainConfig, TrainingRecord
+from sbi_physics.train.optimizer import make_optimizers
 from sbi_physics.train.state import TrainingState
 
 __all__ = ["train"]
@@ -80,8 +81,8 @@ def train(
     if not parameters:
         raise UsageError("model: expected parameters to train, got none")
     split = _split(data, weights, config, seed, parameters[0].device)
-    optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    state = TrainingState.begin(model, optimizer)
+    optimizers = make_optimizers(config.optimizer, parameters, config.learning_rate, config.weight_decay)
+    state = TrainingState.begin(model, optimizers)
     state.record.events = len(split.train[0])
     state.record.batch_size = config.batch_for(state.record.events)
     path = Path(checkpoint) if checkpoint is not None else None
@@ -152,13 +153,14 @@ def _epoch(state: TrainingState, loss: Callable[..., Tensor], split: _Split, con
         for rows in order:
             each = _each(loss, [tensor[rows] for tensor in split.train])
             value = each.mean() if split.train_weights is None else (each * split.train_weights[rows]).mean()
-            _set_learning_rate(state.optimizer, config, state.step / (config.epochs * steps))
-            state.optimizer.zero_grad(set_to_none=True)
+            _set_learning_rate(state.optimizers, config, state.step / (config.epochs * steps))
+            model.zero_grad(set_to_none=True)
             value.backward()
             norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
             # A gradient that is not finite becomes a loss that is not finite, seen once an epoch without waiting here.
             total += value.detach() + 0 * norm
-            state.optimizer.step()
+            for optimizer in state.optimizers:
+                optimizer.step()
             state.step += 1
             if config.ema:
                 state.update_average(config.ema)
@@ -179,7 +181,7 @@ def _each(loss: Callable[..., Tensor], batch: list[Tensor]) -> Tensor:
     return each
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, share: float) -> None:
+def _set_learning_rate(optimizers: list[torch.optim.Optimizer], config: TrainConfig, share: float) -> None:
     """The schedule as a function of the share of all steps that is done."""
     if config.schedule == "constant":
         return
@@ -188,7 +190,7 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, sh
         factor = 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * share / rise))
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (share - rise) / (1 - rise)))
-    for group in optimizer.param_groups:
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = config.learning_rate * max(factor, 1e-4)
 
 

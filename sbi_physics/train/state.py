@@ -25,7 +25,7 @@ class TrainingState:
     """The state of a training run between two epochs."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     average: list[Tensor]
     best: dict[str, Tensor] = field(default_factory=dict)
     epoch: int = 0
@@ -33,9 +33,9 @@ class TrainingState:
     record: TrainingRecord = field(default_factory=TrainingRecord)
 
     @classmethod
-    def begin(cls, model: nn.Module, optimizer: torch.optim.Optimizer) -> "TrainingState":
+    def begin(cls, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> "TrainingState":
         """The state before the first epoch."""
-        return cls(model, optimizer, [p.detach().clone() for p in _trainable(model)])
+        return cls(model, optimizers, [p.detach().clone() for p in _trainable(model)])
 
     def update_average(self, decay: float) -> None:
         """Move the averaged weights towards the present ones; early steps average over fewer."""
@@ -59,8 +59,9 @@ class TrainingState:
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best/{k}": v for k, v in self.best.items()}
         tensors |= {f"average/{i}": v for i, v in enumerate(self.average)}
-        moments = self.optimizer.state_dict()["state"]
-        tensors |= {f"optimizer/{i}/{k}": torch.as_tensor(v) for i, s in moments.items() for k, v in s.items()}
+        for i, optimizer in enumerate(self.optimizers):
+            moments = optimizer.state_dict()["state"]
+            tensors |= {f"optimizer/{i}/{j}/{k}": torch.as_tensor(v) for j, s in moments.items() for k, v in s.items()}
         header = {
             "kind": _KIND,
             "identity": identity,
@@ -97,11 +98,12 @@ class TrainingState:
         self.best = _under(tensors, "best/")
         for i, average in enumerate(self.average):
             average.copy_(tensors[f"average/{i}"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(tensors, "optimizer/").items():
-            index, key = name.split("/", 1)
-            moments.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for i, optimizer in enumerate(self.optimizers):
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in _under(tensors, f"optimizer/{i}/").items():
+                index, key = name.split("/", 1)
+                moments.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.epoch, self.step = header["epoch"], header["step"]
         self.record = TrainingRecord(**header["record"])
 

@@ -24,14 +24,20 @@ class Location(nn.Module):
 
 
 class Network(nn.Module):
-    """A regression with all that an exact resume must carry: buffers, dropout and a frozen weight."""
+    """A regression with all that an exact resume must carry: buffers, dropout, a frozen weight and both optimisers."""
 
-    def __init__(self, seed=0, hidden=8):
+    def __init__(self, seed=0, hidden=16):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.layers = nn.Sequential(
-                nn.Linear(2, hidden), nn.BatchNorm1d(hidden), nn.Tanh(), nn.Dropout(0.2), nn.Linear(hidden, 1)
+                nn.Linear(2, hidden),
+                nn.BatchNorm1d(hidden),
+                nn.Tanh(),
+                nn.Dropout(0.2),
+                nn.Linear(hidden, hidden),
+                nn.Tanh(),
+                nn.Linear(hidden, 1),
             )
         self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
 

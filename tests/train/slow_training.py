@@ -15,7 +15,9 @@ def fit(checkpoint, pause=0.0):
     x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 1))
+        model = nn.Sequential(
+            nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Dropout(0.1), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1)
+        )
 
     def loss(x):
         time.sleep(pause)

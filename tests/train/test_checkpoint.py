@@ -137,7 +137,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path):
         ({"seed": 4}, "seed was 3, now 4"),
         ({"data": lambda pairs: [pairs[0] + 1e-6, pairs[1]]}, "data was '[0-9a-f]+', now '[0-9a-f]+'"),
         ({"weights": torch.ones(200)}, "weights was '[0-9a-f]+', now '[0-9a-f]+'"),
-        ({"hidden": 9}, r"shape of layers\.0\.weight was \[8, 2\], now \[9, 2\]"),
+        ({"hidden": 17}, r"shape of layers\.0\.weight was \[16, 2\], now \[17, 2\]"),
         ({"prepare": lambda model: model.layers[0].requires_grad_(False)}, "trained was .* now"),
         ({"prepare": lambda model: model.add_module("more", torch.nn.Linear(1, 1))}, r"shape of more\.\w+ was None"),
     ],
@@ -146,7 +146,7 @@ def test_the_checkpoint_of_another_run_is_refused(change, message, network, fit,
     path = tmp_path / "run.ckpt"
     interrupt(2 * CALLS_OF_AN_EPOCH, path)
     before = path.read_bytes()
-    model = network(hidden=change.pop("hidden", 8))
+    model = network(hidden=change.pop("hidden", 16))
     change.pop("prepare", lambda model: None)(model)
     data, weights = change.pop("data", lambda pairs: pairs)(pairs), change.pop("weights", None)
     with pytest.raises(StoreError, match=rf"this checkpoint belongs to another run: {message}") as caught:

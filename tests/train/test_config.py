@@ -13,6 +13,7 @@ BAD = {
     "epochs": ([0, -3, 2.5, True, "3", None], "an integer of at least 1"),
     "patience": ([0, 1.5, math.nan], "an integer of at least 1"),
     "batch_size": ([0, -1, 64.5, "auto"], "an integer of at least 1, or None"),
+    "optimizer": (["sgd", "Muon", None, 1], "'muon' or 'adamw'"),
     "learning_rate": ([0.0, -1e-3, math.nan, math.inf, "fast", None, True], "a finite number above 0"),
     "weight_decay": ([-1e-9, math.nan, math.inf], "a finite number of at least 0"),
     "schedule": (["linear", "", None, 3, ["cosine"]], "'one-cycle', 'cosine' or 'constant'"),

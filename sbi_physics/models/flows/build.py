@@ -35,7 +35,7 @@ def _nsf(features: int, context: int | None, options: dict[str, Any]) -> list[Tr
     layers: list[Transform] = []
     for _ in range(options.pop("transforms")):
         if features > 1:
-            layers += [Permutation(torch.randperm(features)), LULinear(features)]
+            layers += [Permutation(torch.arange(features).roll(features // 2)), LULinear(features)]
         layers.append(SplineCoupling(features, context, **options))
     return layers
 
