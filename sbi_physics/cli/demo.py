@@ -13,7 +13,7 @@ __all__ = ["demo"]
 SIMULATIONS = 200_000
 CALIBRATION_SIMULATIONS = 1_000
 # A simulation costs microseconds here: many simulations and few passes leave nothing to overfit.
-EPOCHS = 12
+EPOCHS = 8
 
 
 def demo(
@@ -45,9 +45,8 @@ def demo(
         training = sp.simulate(simulator, SIMULATIONS, seed=seed, progress=output.progress)
         fresh = sp.simulate(simulator, CALIBRATION_SIMULATIONS, seed=seed + 1, progress=output.progress)
     with _timed("train", seconds, output):
-        posterior = sp.NPE(
-            simulator.parameters, device=device, config=TrainConfig(epochs=EPOCHS, learning_rate=3e-3)
-        ).fit(training, seed=seed, progress=output.progress)
+        estimator = sp.NPE(simulator.parameters, device=device, config=TrainConfig(epochs=EPOCHS))
+        posterior = estimator.fit(training, seed=seed, progress=output.progress)
         posterior.save(out / "posterior.safetensors")
     with _timed("calibrate", seconds, output):
         theta, x = fresh.training_set()

@@ -1,6 +1,5 @@
 """`sbi-physics doctor`: what this installation has, and how to get what it lacks."""
 
-import os
 import platform
 import sys
 from importlib import metadata
@@ -22,6 +21,7 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Report versions, devices, threads, the data cache, and what is missing and how to install it."""
     import torch
 
+    from sbi_physics.core.resources import cores
     from sbi_physics.simulation.resolve import available_simulators
     from sbi_physics.store.datasets import available, cache_folder, location
 
@@ -39,7 +39,7 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
         "platform": platform.platform(),
         "versions": versions,
         "cuda_devices": devices,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "data_cache": str(cache_folder()),
         "data_sets": {d.name: location(d) for d in available()},

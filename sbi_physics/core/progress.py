@@ -24,7 +24,7 @@ def progress_bar(total: int, description: str, *, enabled: bool = True) -> Itera
         description: the words in front of the bar.
         enabled: False shows nothing, and so does a standard error that is no terminal.
     """
-    if not (enabled and sys.stderr.isatty()):
+    if not (enabled and sys.stderr is not None and sys.stderr.isatty()):
         yield lambda steps=1, note="": None
         return
     # Deferred: rich takes a tenth of a second that a quiet run need not pay.

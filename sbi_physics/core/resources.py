@@ -1,12 +1,18 @@
-"""Where the small tables that ship with the package are, in a checkout and in an installed wheel."""
+"""What this machine offers: the cores to use, and the small tables that ship with the package."""
 
+import os
 from pathlib import Path
 
 from sbi_physics.core.errors import StoreError
 
-__all__ = ["shipped"]
+__all__ = ["cores", "shipped"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shipped(name: str) -> Path:

@@ -14,6 +14,7 @@ from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ConvergenceError, ShapeError, UsageError
 from sbi_physics.core.protocols import Simulator, TractableSimulator
 from sbi_physics.core.random import derive
+from sbi_physics.core.resources import cores
 from sbi_physics.core.samples import Samples
 from sbi_physics.diagnostics.two_sample import c2st
 from sbi_physics.posterior.observation import read_observation
@@ -141,7 +142,10 @@ def compare(
     )
     reference = chain.resample(n, seed=derive(seed, "thin"), replace=False)
     began = time.monotonic()
-    distances = {name: c2st(reference.values, s.values) for name, s in (("npe", npe), ("corrected", corrected))}
+    distances = {
+        name: c2st(reference.values, s.values, workers=min(5, cores()))
+        for name, s in (("npe", npe), ("corrected", corrected))
+    }
     costs = {"sample": npe.cost, "correct": weighted.cost, "mcmc": chain.cost}
     return Comparison(
         {"npe": npe, "corrected": corrected, "mcmc": reference},

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import math
 import multiprocessing
-import os
 import pickle
 import time
 from collections import deque
@@ -22,8 +21,10 @@ import numpy as np
 
 from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer
 from sbi_physics.core.errors import UsageError
+from sbi_physics.core.progress import Advance, progress_bar
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.core.random import check_seed
+from sbi_physics.core.resources import cores
 from sbi_physics.simulation.blocks import (
     Block,
     Outcome,
@@ -36,7 +37,6 @@ from sbi_physics.simulation.blocks import (
 )
 from sbi_physics.simulation.parts import Identity, Parts, finished, parts_folder, write_block
 from sbi_physics.simulation.pool import Answer, CannotStart, Pool
-from sbi_physics.simulation.progress import RunProgress
 from sbi_physics.simulation.resolve import resolve_simulator, simulator_name, user_files
 from sbi_physics.simulation.worker import Call, Job, Written
 from sbi_physics.store.layout import Rows, Status
@@ -159,21 +159,22 @@ class _Run:
         self._blocks: dict[int, Block] = {}
         self._half: dict[int, dict[int, Outcome]] = {}
         self._finished: set[int] = set()
-        self._bar = RunProgress(identity.simulator, self.plan.n, show=progress)
+        self._progress, self._failures = progress, 0
+        self._advance: Advance
 
     def work(self, todo: list[int], workers: int | None, timeout: float | None) -> None:
         """Make the blocks `todo`."""
         left = deque(todo)
-        with self._bar:
-            self._bar.advance(self.plan.n - sum(len(self.plan.rows(b)) for b in todo))
+        with progress_bar(self.plan.n, self.identity.simulator, enabled=self._progress) as self._advance:
+            self._advance(self.plan.n - sum(len(self.plan.rows(b)) for b in todo))
             if timeout is None and workers == 1:
                 self._here(left, math.inf)
             elif timeout is None and workers is None:
-                self._here(left, _WORTH_A_POOL_SECONDS if _cores() > 1 else math.inf)
+                self._here(left, _WORTH_A_POOL_SECONDS if cores() > 1 else math.inf)
             if not left:
                 return
             try:
-                self._there(left, workers or _cores(), timeout)
+                self._there(left, workers or cores(), timeout)
             except CannotStart as error:
                 if workers is not None or timeout is not None:
                     raise
@@ -254,7 +255,8 @@ class _Run:
     def _count(self, number: int, counts: Mapping[Status, int]) -> None:
         rows = len(self.plan.rows(number))
         self._finished.add(number)
-        self._bar.advance(rows, rows - counts[Status.OK])
+        self._failures += rows - counts[Status.OK]
+        self._advance(rows, f"{self._failures} failed" if self._failures else "")
 
     def _job(self) -> Job:
         try:
@@ -270,7 +272,3 @@ class _Run:
             ) from error
         files = {module: path for module, path in user_files().items() if module.encode() in simulator}
         return Job(files, simulator, self.folder, identity)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
