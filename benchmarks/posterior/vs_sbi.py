@@ -7,6 +7,8 @@ third of the time of sbi 0.27 (NPE with its neural spline flow and default train
 """
 
 import argparse
+import contextlib
+import tempfile
 import time
 from collections.abc import Callable
 from statistics import median
@@ -85,8 +87,10 @@ def _fit_sbi(simulator: Any, theta: Tensor, x: Tensor, seed: int) -> tuple[Sampl
     torch.manual_seed(seed)
     bounds = simulator.parameters.bounds.float()
     prior = BoxUniform(bounds[:, 0], bounds[:, 1]) if torch.isfinite(bounds).all() else simulator.parameters.prior
-    inference = NPE(prior, density_estimator="nsf", show_progress_bars=False)
-    inference.append_simulations(theta, x).train()
+    # sbi leaves logs in the working directory.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        inference = NPE(prior, density_estimator="nsf", show_progress_bars=False)
+        inference.append_simulations(theta, x).train()
     posterior = inference.build_posterior()
     epochs = int(inference.summary["epochs_trained"][-1])
     return (lambda x_obs, n: posterior.sample((n,), x=x_obs, show_progress_bars=False)), epochs

@@ -67,7 +67,7 @@ def test_gradient_matches_finite_differences(simulator):
 def test_expected_score_is_zero(simulator, request):
     """E[d ln p(x | theta) / d theta] = 0 over x drawn at theta, within five standard errors."""
     if simulator.name == "two_moons":
-        pytest.skip("the density jumps where its half circle ends: test_two_moons.py tests it bin by bin")
+        pytest.skip("the density jumps where its half circle ends: test_analytic.py tests it bin by bin")
     n = 20_000
     theta = simulator.parameters.sample(1, seed=7).double().expand(n, -1).clone().requires_grad_()
     x = simulator(theta.detach(), seed=8)
@@ -79,7 +79,7 @@ def test_expected_score_is_zero(simulator, request):
 def test_information_equality(simulator):
     """E[p(x | theta') / p(x | theta)] = 1 over x drawn at theta: the likelihood is normalised where data fall."""
     if simulator.name == "two_moons":
-        pytest.skip("the support moves with theta: test_two_moons.py integrates the density")
+        pytest.skip("the support moves with theta: test_analytic.py integrates the density")
     n = 20_000
     theta = simulator.parameters.sample(1, seed=9).double()
     x = simulator(theta.expand(n, -1), seed=10)
