@@ -89,5 +89,5 @@ class Whiten(nn.Module):
     def forward(self, data: Tensor) -> Tensor:
         """Whiten data ``(*, *shape)``."""
         shape = self.standardise.mean.shape
-        flat = self.standardise(data).reshape(*data.shape[: data.ndim - len(shape)], -1)
+        flat = self.standardise(data).reshape(*data.shape[: data.ndim - len(shape)], len(self.rotation))
         return (flat @ self.rotation).reshape(data.shape)

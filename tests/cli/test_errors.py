@@ -91,7 +91,7 @@ WRONG = {
     "too few simulations": ("posterior fit few.h5 -o p.st", "few.h5: theta: expected at least 10 simulations, got 8"),
     "other parameters": ("posterior check moons.st few.h5", "few.h5: the simulations are of the parameters"),
     "unknown model": ("posterior fit moons.h5 -o p.st --model nfs", "model: expected one of nsf, maf, maf-spline"),
-    "no epochs": ("posterior fit moons.h5 -o p.st --epochs 0", "epochs: expected at least 1, got 0"),
+    "no epochs": ("posterior fit moons.h5 -o p.st --epochs 0", "epochs: expected an integer of at least 1, got 0"),
     "no folder for the model": ("posterior fit moons.h5 -o no/p.st", "no/p.st: cannot be written, the folder no"),
     "model to a folder": ("posterior fit moons.h5 -o .", "cannot be written, it is a folder"),
     "model of another version": ("posterior sample v99.st -x x.npy -o d.h5", "v99.st: has schema 99"),
