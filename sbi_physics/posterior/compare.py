@@ -114,30 +114,15 @@ def compare(
     if observation.batched:
         raise ShapeError(f"x_obs: expected one observation of shape {posterior.x_shape}, got {len(observation.x)}")
     npe = posterior.sample(n, x_obs, seed=derive(seed, "npe"))
-    weighted = posterior.correct(
-        simulator.log_likelihood,
-        x_obs,
-        _PROPOSALS_PER_DRAW * n,
-        seed=derive(seed, "correct"),
-        max_pareto_k=float("inf"),
-    )
-    alive = int(torch.count_nonzero(weighted.weights))
-    if alive < n:
-        raise ConvergenceError(
-            f"only {alive} of {_PROPOSALS_PER_DRAW * n} proposals have a weight above zero, expected at least {n}: the "
-            "learned posterior is too far from the exact one; train it with more simulations or for longer"
-        )
-    corrected = weighted.resample(n, seed=derive(seed, "resample"), replace=False)
-    device = posterior.density.device
-    target = posterior_target(posterior.parameters, simulator.log_likelihood, observation.x[0])
+    weighted, corrected = _corrected(posterior, simulator, x_obs, n, seed)
     chain = mcmc(
-        target,
+        posterior_target(posterior.parameters, simulator.log_likelihood, observation.x[0]),
         posterior.parameters.sample(max(10 * walkers, 1000), seed=derive(seed, "start")),
         steps=steps,
         walkers=walkers,
         parameters=posterior.parameters,
         seed=derive(seed, "mcmc"),
-        device=device,
+        device=posterior.density.device,
         progress=progress,
     )
     reference = chain.resample(n, seed=derive(seed, "thin"), replace=False)
@@ -157,3 +142,20 @@ def compare(
         {stage: cost.seconds for stage, cost in costs.items()} | {"c2st": time.monotonic() - began},
         {"npe": 0, "corrected": weighted.cost.likelihood_calls, "mcmc": chain.cost.likelihood_calls},
     )
+
+
+def _corrected(
+    posterior: Posterior, simulator: TractableSimulator, x_obs: Any, n: int, seed: int
+) -> tuple[Samples, Samples]:
+    """Weighted proposals, and n distinct draws of them."""
+    proposals = _PROPOSALS_PER_DRAW * n
+    weighted = posterior.correct(
+        simulator.log_likelihood, x_obs, proposals, seed=derive(seed, "correct"), max_pareto_k=float("inf")
+    )
+    alive = int(torch.count_nonzero(weighted.weights))
+    if alive < n:
+        raise ConvergenceError(
+            f"only {alive} of {proposals} proposals have a weight above zero, expected at least {n}: the learned "
+            "posterior is too far from the exact one; train it with more simulations or for longer"
+        )
+    return weighted, weighted.resample(n, seed=derive(seed, "resample"), replace=False)
