@@ -17,6 +17,7 @@ from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.core.checks import finite, positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
+from sbi_physics.models.flows.engines import check_engine, from_noise, log_prob
 from sbi_physics.models.scaling import Standardise, Whiten
 
 __all__ = ["FlowDensity"]
@@ -34,6 +35,7 @@ class FlowDensity(nn.Module):
         context_shape: the shape of one context; None for an unconditional density.
         bounds: ``(D, 2)`` support of the event; None for the whole real space.
         embedding: a module from contexts ``(n, *context_shape)`` to features ``(n, C)``; None flattens the context.
+        engine: how the flow is run, see `sbi_physics.models.flows.engines`.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class FlowDensity(nn.Module):
         *,
         bounds: Tensor | None = None,
         embedding: nn.Module | None = None,
+        engine: str = "auto",
     ) -> None:
         super().__init__()
-        self.flow = flow
+        self.flow, self.engine = flow, check_engine(engine)
         self.event_shape = torch.Size(event_shape)
         self.conditional = context_shape is not None
         self.context_shape = torch.Size(context_shape or ())
@@ -83,7 +86,7 @@ class FlowDensity(nn.Module):
             contexts: *scaled* contexts, ``context_scaling(x)``.
         """
         summary = self.embedding(contexts) if contexts is not None else None
-        return -self.flow.log_prob(encoded, context=summary)
+        return -log_prob(self.flow, encoded, self.flow._embedding_net(summary), engine=self.engine)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density in nats of x ``(*batch, D)`` given contexts ``(*batch, *context_shape)``, or one context for all.
@@ -100,8 +103,7 @@ class FlowDensity(nn.Module):
         summary = self._summary(context)
         batch = x.shape[:-1] if summary is None else _common_batch(x.shape[:-1], summary.shape[:-1])
         rows = x.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
-        width = 0 if summary is None else summary.shape[-1]
-        summaries = None if summary is None else summary.expand(*batch, width).reshape(len(rows), width)
+        summaries = None if summary is None else _as_rows(summary, batch)
         inside = self.bijection.within(rows)
         # Rows outside the support are evaluated at the centre, then overwritten: no data-dependent shapes.
         centre = self.bijection.to_support(self.event_scaling.mean)[0]
@@ -110,11 +112,10 @@ class FlowDensity(nn.Module):
         return torch.where(inside, result, -torch.inf).reshape(batch)
 
     def _flow_log_prob(self, encoded: Tensor, summaries: Tensor | None) -> Tensor:
-        parts = []
+        embedded, parts = self.flow._embedding_net(summaries), []
         for start in range(0, max(len(encoded), 1), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            context = None if summaries is None else summaries[part]
-            parts.append(self.flow.log_prob(encoded[part], context=context))
+            parts.append(log_prob(self.flow, encoded[part], _part(embedded, part), engine=self.engine))
         return torch.cat(parts)
 
     def sample(self, n: int, context: Tensor | None = None, *, seed: int | None = None) -> Tensor:
@@ -134,8 +135,10 @@ class FlowDensity(nn.Module):
         positive_integer(n, "n")
         summary = self._summary(context)
         batch = torch.Size() if summary is None else summary.shape[:-1]
-        rows = None if summary is None else summary.expand(n, *summary.shape).reshape(-1, summary.shape[-1])
-        embedded = None if rows is None else self.flow._embedding_net(rows)
+        embedded = None
+        if summary is not None:
+            once = self.flow._embedding_net(summary.reshape(-1, summary.shape[-1]))
+            embedded = _as_rows(once.reshape(*batch, -1), torch.Size([n, *batch]))
         with seeded(seed, self.device):
             noise = self._noise(n * batch.numel(), embedded)
         encoded, log_prob = self._from_noise(noise, embedded)
@@ -147,16 +150,15 @@ class FlowDensity(nn.Module):
         base = self.flow._distribution
         if isinstance(base, StandardNormal):
             return torch.randn(rows, *self.event_shape, device=self.device, dtype=self.event_scaling.mean.dtype)
-        return base.sample(rows) if embedded is None else base.sample(1, context=embedded)[:, 0]
+        return base.sample(rows) if embedded is None else base.sample(1, context=embedded.expand(rows, -1))[:, 0]
 
     def _from_noise(self, noise: Tensor, embedded: Tensor | None) -> tuple[Tensor, Tensor]:
         events, log_probs = [], []
         for start in range(0, len(noise), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            context = None if embedded is None else embedded[part]
-            event, ladj = self.flow._transform.inverse(noise[part], context=context)
+            event, density = from_noise(self.flow, noise[part], _part(embedded, part), engine=self.engine)
             events.append(event)
-            log_probs.append(self.flow._distribution.log_prob(noise[part], context=context) - ladj)
+            log_probs.append(density)
         return torch.cat(events), torch.cat(log_probs)
 
     def _summary(self, context: Tensor | None) -> Tensor | None:
@@ -181,6 +183,17 @@ class FlowDensity(nn.Module):
     def extra_repr(self) -> str:
         """Shapes, for `print`."""
         return f"event_shape={tuple(self.event_shape)}, context_shape={tuple(self.context_shape)}"
+
+
+def _as_rows(context: Tensor, batch: torch.Size) -> Tensor:
+    """Contexts ``(*, C)`` as one row for each event of a batch, or as one row where there is one context for all."""
+    if context.shape[:-1].numel() == 1:
+        return context.reshape(1, -1)
+    return context.expand(*batch, context.shape[-1]).reshape(batch.numel(), context.shape[-1])
+
+
+def _part(context: Tensor | None, rows: slice) -> Tensor | None:
+    return context if context is None or len(context) == 1 else context[rows]
 
 
 def _common_batch(events: torch.Size, contexts: torch.Size) -> torch.Size:

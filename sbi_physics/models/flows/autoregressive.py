@@ -1,6 +1,7 @@
 """Masked autoregressive layers (Papamakarios et al. 2017, arXiv:1705.07057): dimension i moves given 1 ... i-1.
 
-The conditioner is nflows' MADE.  Evaluating a density is one pass; drawing is one pass for each dimension.
+The conditioner is nflows' MADE.  Evaluating a density is one pass; drawing goes dimension by dimension, with the work
+of one pass (`Incremental`).
 """
 
 import torch
@@ -8,6 +9,7 @@ from nflows.transforms.base import Transform
 from nflows.transforms.made import MADE
 from torch import Tensor, nn
 
+from sbi_physics.models.flows.conditioner import Incremental, made
 from sbi_physics.models.flows.spline import rational_quadratic_spline, spline_parameters
 
 __all__ = ["MaskedAffine", "MaskedSpline"]
@@ -41,20 +43,32 @@ class _MaskedLayer(Transform):
         nn.init.zeros_(self.conditioner.final_layer.bias)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data to noise: inputs ``(n, D)`` give outputs ``(n, D)`` and the log-determinant ``(n,)``."""
+        """Data to noise: ``(n, D)`` and contexts ``(n, C)`` or ``(1, C)`` give ``(n, D)`` and the log-determinant."""
         outputs, log_derivative = self._elementwise(inputs, self._choose(inputs, context), inverse=False)
         return outputs, log_derivative.sum(1)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise to data, with the log-determinant of that direction: pass i makes dimension i final."""
+        if not torch.is_grad_enabled():
+            return self._incremental_inverse(inputs, context)
         outputs = torch.zeros_like(inputs)
         log_derivative = torch.zeros_like(inputs)
         for _ in range(self.features):
             outputs, log_derivative = self._elementwise(inputs, self._choose(outputs, context), inverse=True)
         return outputs, log_derivative.sum(1)
 
+    def _incremental_inverse(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        network = Incremental(self.conditioner, context, inputs.shape[:-1])
+        outputs, log_derivative = [], torch.zeros_like(inputs[:, 0])
+        for i in range(self.features):
+            value, change = self._elementwise(inputs[:, i], network.parameters(i), inverse=True)
+            network.know(i, value)
+            outputs.append(value)
+            log_derivative = log_derivative + change
+        return torch.stack(outputs, dim=1), log_derivative
+
     def _choose(self, inputs: Tensor, context: Tensor | None) -> Tensor:
-        return self.conditioner(inputs, context).view(*inputs.shape, self.parameters_each)
+        return made(self.conditioner, inputs, context).view(*inputs.shape, self.parameters_each)
 
     def _elementwise(self, inputs: Tensor, parameters: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -9,6 +9,7 @@ from nflows.nn.nets import ResidualNet
 from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
+from sbi_physics.models.flows.conditioner import residual_net
 from sbi_physics.models.flows.spline import rational_quadratic_spline, spline_parameters
 
 __all__ = ["SplineCoupling"]
@@ -51,7 +52,7 @@ class SplineCoupling(Transform):
         nn.init.zeros_(self.conditioner.final_layer.bias)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data to noise: inputs ``(n, D)`` give outputs ``(n, D)`` and the log-determinant ``(n,)``."""
+        """Data to noise: ``(n, D)`` and contexts ``(n, C)`` or ``(1, C)`` give ``(n, D)`` and the log-determinant."""
         return self._apply_splines(inputs, context, inverse=False)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ class SplineCoupling(Transform):
     def _apply_splines(self, inputs: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         kept, moved = inputs[:, : self.kept], inputs[:, self.kept :]
         seen = kept if self.kept else torch.zeros_like(inputs)
-        parameters = self.conditioner(seen, context).view(*moved.shape, spline_parameters(self.bins))
+        parameters = residual_net(self.conditioner, seen, context).view(*moved.shape, spline_parameters(self.bins))
         moved, log_derivative = rational_quadratic_spline(
             moved, parameters, bins=self.bins, tail_bound=self.tail_bound, inverse=inverse
         )

@@ -1,0 +1,121 @@
+"""Evaluate the conditioners of nflows, `ResidualNet` and `MADE`, without doing anything twice.
+
+The networks are nflows' own; only their evaluation is here, equal to their `forward` up to rounding.
+
+- The context may have fewer rows than the inputs and broadcasts against them: for many draws at one observation it is
+  projected once.
+- `Incremental` follows a `MADE` dimension by dimension.  A hidden unit of degree d depends on the first d dimensions
+  alone, so when dimension d becomes known only the units of degree d are new: D steps cost one pass, not D.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from nflows.nn.nets.resnet import ResidualNet
+from nflows.transforms.made import MADE, MaskedLinear
+from torch import Tensor
+
+__all__ = ["Incremental", "made", "residual_net"]
+
+
+def residual_net(net: ResidualNet, inputs: Tensor, context: Tensor | None) -> Tensor:
+    """The outputs ``(*, O)`` of a residual network for inputs ``(*, I)`` and a context ``(*, C)`` that broadcasts."""
+    first, width = net.initial_layer, inputs.shape[-1]
+    if context is None:
+        hidden = first(inputs)
+    else:
+        hidden = F.linear(context, first.weight[:, width:], first.bias) + F.linear(inputs, first.weight[:, :width])
+    for block in net.blocks:
+        change = block.activation(block.linear_layers[0](block.activation(hidden)))
+        change = block.linear_layers[1](block.dropout(change))
+        if context is None:
+            hidden = hidden + change
+        else:
+            hidden = torch.addcmul(hidden, change, torch.sigmoid(block.context_layer(context)))
+    return net.final_layer(hidden)
+
+
+def made(net: MADE, inputs: Tensor, context: Tensor | None) -> Tensor:
+    """The outputs ``(*, O)`` of a residual MADE for inputs ``(*, D)`` and a context ``(*, C)`` that broadcasts."""
+    hidden = net.initial_layer(inputs)
+    if context is not None:
+        hidden = hidden + net.activation(net.context_layer(context))
+    for block in net.blocks:
+        change = block.linear_layers[0](block.activation(hidden))
+        if context is not None:
+            change = change + block.context_layer(context)
+        hidden = hidden + block.linear_layers[1](block.dropout(block.activation(change)))
+    return net.final_layer(hidden)
+
+
+class _Layer(NamedTuple):
+    """A masked linear layer with its units in order of their degree."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def of(self, new: slice, seen: Tensor) -> Tensor:
+        """The units `new`, which depend on as many columns as `seen` has."""
+        return F.linear(seen, self.weight[new, : seen.shape[-1]], self.bias[new])
+
+
+class Incremental:
+    """A residual MADE while its inputs become known one after the other; without gradients.
+
+    Args:
+        net: the network, without batch normalisation.
+        context: ``(*, C)``, broadcasts against the rows.
+        rows: the leading shape of the inputs.
+    """
+
+    def __init__(self, net: MADE, context: Tensor | None, rows: torch.Size) -> None:
+        features, degrees = net.initial_layer.in_features, net.initial_layer.degrees
+        order = torch.argsort(degrees, stable=True)
+        # ends[d] counts the units of degree up to d.
+        self._ends: list[int] = torch.bincount(degrees, minlength=features + 1).cumsum(0).tolist()
+        self._activation = net.activation
+        self._first = _in_order(net.initial_layer, order, None)
+        self._pairs = [[_in_order(layer, order, order) for layer in block.linear_layers] for block in net.blocks]
+        self._last = _Layer(net.final_layer.weight[:, order], net.final_layer.bias)
+        self._multiplier = net.final_layer.out_features // features
+        self._start = None if context is None else net.activation(net.context_layer(context))[..., order]
+        self._within = [None if context is None else b.context_layer(context)[..., order] for b in net.blocks]
+        like = self._last.weight
+        self._inputs = like.new_empty(*rows, features)
+        self._outputs = like.new_empty(*rows, len(degrees))
+        self._active = [[torch.empty_like(self._outputs) for _ in range(2)] for _ in net.blocks]
+        self._update(0)
+
+    def parameters(self, dimension: int) -> Tensor:
+        """What the network says of `dimension` (from 0), which depends on those before it: ``(*, O / D)``."""
+        mine = slice(dimension * self._multiplier, (dimension + 1) * self._multiplier)
+        return self._last.of(mine, self._outputs[..., : self._ends[dimension]])
+
+    def know(self, dimension: int, values: Tensor) -> None:
+        """Take the values ``(*)`` of `dimension`; the dimensions come in order."""
+        self._inputs[..., dimension] = values
+        self._update(dimension + 1)
+
+    def _update(self, degree: int) -> None:
+        """Compute the hidden units of this degree, which see the first `degree` dimensions."""
+        begin, end = (self._ends[degree - 1] if degree else 0), self._ends[degree]
+        if begin == end:
+            return
+        new = slice(begin, end)
+        hidden = self._first.of(new, self._inputs[..., :degree])
+        if self._start is not None:
+            hidden = hidden + self._start[..., new]
+        for (inner, outer), (before, between), context in zip(self._pairs, self._active, self._within, strict=True):
+            before[..., new] = self._activation(hidden)
+            change = inner.of(new, before[..., :end])
+            if context is not None:
+                change = change + context[..., new]
+            between[..., new] = self._activation(change)
+            hidden = hidden + outer.of(new, between[..., :end])
+        self._outputs[..., new] = hidden
+
+
+def _in_order(layer: MaskedLinear, rows: Tensor, columns: Tensor | None) -> _Layer:
+    weight = (layer.weight * layer.mask)[rows]
+    return _Layer(weight if columns is None else weight[:, columns], layer.bias[rows])

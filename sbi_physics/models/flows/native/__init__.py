@@ -1,0 +1,1 @@
+"""The native engine: a flow's passes over its rows as one compiled function on the CPU."""

@@ -1,0 +1,98 @@
+"""Compile the C source for a shape of flow with the compiler of the machine, once, and keep the library.
+
+A library of one shape takes one to two seconds to compile and a few milliseconds to load.  It is kept in the cache
+folder under a hash of source, flags, compiler and processor, so that a folder shared by several machines is safe.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from sbi_physics.store.datasets import cache_folder
+
+__all__ = ["Shape", "load_library", "team"]
+
+_log = logging.getLogger(__name__)
+_SOURCE = Path(__file__).with_name("coupling.c")
+_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-w")
+_SECONDS = 120
+
+# FEATURES, CONTEXT, HIDDEN, BLOCKS, BINS, LAYERS, TAIL of a flow, as text
+Shape = tuple[tuple[str, str], ...]
+
+
+@functools.cache
+def load_library(shape: Shape) -> ctypes.CDLL | None:
+    """The library for a shape of flow, or None where it cannot be compiled (said once, in the log)."""
+    compiler = _compiler()
+    if compiler is None:
+        return None
+    command = [*compiler[0], *_FLAGS, *(f"-D{name}={value}" for name, value in shape)]
+    key = "\n".join([_SOURCE.read_text(), *command, compiler[1], _processor()])
+    path = cache_folder() / "native" / f"coupling-{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
+    try:
+        if not path.exists():
+            _compile(command, path)
+        library = ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or error
+        _log.warning("flows run without compilation: %s", " ".join(str(detail).split())[:300])
+        return None
+    library.run.restype = None
+    for name in ("work_bytes", "call_bytes", "parameter_count"):
+        getattr(library, name).restype = ctypes.c_size_t
+    return library
+
+
+@functools.cache
+def team() -> ctypes.c_void_p:
+    """The function of PyTorch's own OpenMP library that runs another in all its threads; null where there is none."""
+    try:
+        library = ctypes.CDLL(str(next(Path(torch.__file__).parent.joinpath("lib").glob("libtorch_cpu.*"))))
+        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p)
+    except (OSError, StopIteration, AttributeError):
+        return ctypes.c_void_p()
+
+
+def _compile(command: list[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
+        arguments = [*command, "-o", str(unfinished), str(_SOURCE), "-lm"]
+        subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        # Another process may have been faster: either file will do.
+        os.replace(unfinished, path)
+
+
+@functools.cache
+def _compiler() -> tuple[list[str], str] | None:
+    """The command of the C compiler, ``CC`` first, and its version."""
+    named = shlex.split(os.environ.get("CC", ""))
+    for command in [named, ["cc"], ["gcc"], ["clang"]]:
+        if command and shutil.which(command[0]):
+            version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+            return command, version
+    _log.warning("flows run without compilation: no C compiler was found (cc, gcc or clang)")
+    return None
+
+
+@functools.cache
+def _processor() -> str:
+    """What -march=native stands for."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    )
