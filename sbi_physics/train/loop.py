@@ -24,7 +24,6 @@ from sbi_physics.core.errors import ShapeError, TrainingError, UsageError
 from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.random import derive, seeded
 from sbi_physics.train.config import TrainConfig, TrainingRecord
-from sbi_physics.train.optimizer import make_optimizers
 from sbi_physics.train.state import TrainingState
 
 __all__ = ["train"]
@@ -81,16 +80,18 @@ def train(
     if not parameters:
         raise UsageError("model: expected parameters to train, got none")
     split = _split(data, weights, config, seed, parameters[0].device)
-    optimizers = make_optimizers(config.optimizer, parameters, config.learning_rate, config.weight_decay)
-    state = TrainingState.begin(model, optimizers)
-    state.record.events = len(split.train[0])
-    state.record.batch_size = config.batch_for(state.record.events)
     path = Path(checkpoint) if checkpoint is not None else None
     identity = _identity(model, split, config, seed) if path else {}
-    if path and path.exists():
-        state.resume(path, identity)
-    _run(state, loss, split, config, seed, path, identity, progress, description)
-    model.load_state_dict(state.best)
+    state = TrainingState.begin(model, config)
+    try:
+        state.record.events = len(split.train[0])
+        state.record.batch_size = config.batch_for(state.record.events)
+        if path and path.exists():
+            state.resume(path, identity)
+        _run(state, loss, split, config, seed, path, identity, progress, description)
+        model.load_state_dict(state.best)
+    finally:
+        state.release()
     model.eval()
     if path:
         path.unlink(missing_ok=True)
@@ -142,7 +143,6 @@ def _why_stop(state: TrainingState, config: TrainConfig) -> str:
 def _epoch(state: TrainingState, loss: Callable[..., Tensor], split: _Split, config: TrainConfig, seed: int) -> float:
     """One pass over the training events in a fresh order; the mean loss."""
     model, device = state.model, split.train[0].device
-    parameters = [p for p in model.parameters() if p.requires_grad]
     events, batch = state.record.events, state.record.batch_size
     steps = max(1, events // batch)
     total = torch.zeros((), device=device, dtype=torch.float64)
@@ -154,9 +154,9 @@ def _epoch(state: TrainingState, loss: Callable[..., Tensor], split: _Split, con
             each = _each(loss, [tensor[rows] for tensor in split.train])
             value = each.mean() if split.train_weights is None else (each * split.train_weights[rows]).mean()
             _set_learning_rate(state.optimizers, config, state.step / (config.epochs * steps))
-            model.zero_grad(set_to_none=True)
+            state.zero_gradients()
             value.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            norm = state.clip_gradients(config.clip_norm)
             # A gradient that is not finite becomes a loss that is not finite, seen once an epoch without waiting here.
             total += value.detach() + 0 * norm
             for optimizer in state.optimizers:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from sbi_physics.core.errors import StoreError
 from sbi_physics.store.models import read_model, write_model
-from sbi_physics.train.config import TrainingRecord
+from sbi_physics.train.config import TrainConfig, TrainingRecord
+from sbi_physics.train.flat import FlatParameters
+from sbi_physics.train.optimizer import make_optimizers
 
 __all__ = ["TrainingState"]
 
@@ -25,6 +27,7 @@ class TrainingState:
     """The state of a training run between two epochs."""
 
     model: nn.Module
+    parameters: list[FlatParameters]
     optimizers: list[torch.optim.Optimizer]
     average: list[Tensor]
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -33,21 +36,46 @@ class TrainingState:
     record: TrainingRecord = field(default_factory=TrainingRecord)
 
     @classmethod
-    def begin(cls, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> "TrainingState":
-        """The state before the first epoch."""
-        return cls(model, optimizers, [p.detach().clone() for p in _trainable(model)])
+    def begin(cls, model: nn.Module, config: TrainConfig) -> "TrainingState":
+        """The state before the first epoch; until `release` the parameters of the model are views."""
+        parameters = FlatParameters.of(model)
+        optimizers = [
+            optimizer
+            for flat in parameters
+            for optimizer in make_optimizers(config.optimizer, flat, config.learning_rate, config.weight_decay)
+        ]
+        return cls(model, parameters, optimizers, [flat.values.clone() for flat in parameters])
+
+    def release(self) -> None:
+        """Give the parameters of the model their own memory back."""
+        for flat in self.parameters:
+            flat.release()
+
+    def zero_gradients(self) -> None:
+        """Forget the gradients of the last step."""
+        for flat in self.parameters:
+            flat.gradients.zero_()
+
+    def clip_gradients(self, largest: float) -> Tensor:
+        """Scale the gradients down to a norm of at most `largest`; returns the norm before."""
+        norms = [torch.linalg.vector_norm(flat.gradients) for flat in self.parameters]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack([n.to(norms[0]) for n in norms]))
+        for flat in self.parameters:
+            flat.gradients.mul_((largest / (norm + 1e-6)).clamp(max=1.0).to(flat.gradients))
+        return norm
 
     def update_average(self, decay: float) -> None:
         """Move the averaged weights towards the present ones; early steps average over fewer."""
         # The first steps are far from the end point: a bias-corrected decay forgets them.
         effective = min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in _trainable(self.model)], 1 - effective)
+        for average, flat in zip(self.average, self.parameters, strict=True):
+            average.lerp_(flat.values, 1 - effective)
 
     def swap_average(self) -> None:
         """Exchange the weights of the model with their average (done before and after validating)."""
-        for parameter, average in zip(_trainable(self.model), self.average, strict=True):
-            kept = parameter.detach().clone()
-            parameter.data.copy_(average)
+        for average, flat in zip(self.average, self.parameters, strict=True):
+            kept = flat.values.clone()
+            flat.values.copy_(average)
             average.copy_(kept)
 
     def keep_best(self) -> None:
@@ -106,10 +134,6 @@ class TrainingState:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.epoch, self.step = header["epoch"], header["step"]
         self.record = TrainingRecord(**header["record"])
-
-
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sbi_physics.train.flat import FlatParameters
 from sbi_physics.train.optimizer import Muon, make_optimizers, nearest_orthogonal
 
 
@@ -46,22 +47,17 @@ def test_the_scale_of_the_loss_does_not_matter():
 
 
 def test_equal_matrices_are_updated_in_a_batch_as_they_are_alone():
-    gradients = [random(16, 16, seed=i) for i in range(3)] + [random(16, 20, seed=9)]
-    together = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
-    optimizer, alone = Muon(together, 0.1), []
-    for _ in range(3):
-        for weight, gradient in zip(together, gradients, strict=True):
-            weight.grad = gradient.clone()
-        optimizer.step()
-    for gradient in gradients:
-        weight = nn.Parameter(torch.zeros_like(gradient))
-        optimizer = Muon([weight], 0.1)
-        for _ in range(3):
-            weight.grad = gradient.clone()
-            optimizer.step()
-        alone.append(weight)
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one, other)
+    gradients = random(3, 16, 20)
+    together = nn.Parameter(torch.zeros_like(gradients))
+    alone = [nn.Parameter(torch.zeros(16, 20, dtype=torch.float64)) for _ in range(3)]
+    batched, single = Muon([together], 0.1), Muon(alone, 0.1)
+    for step in range(3):
+        together.grad = gradients * (step + 1)
+        for weight, gradient in zip(alone, gradients, strict=True):
+            weight.grad = gradient * (step + 1)
+        batched.step()
+        single.step()
+    torch.testing.assert_close(together.detach(), torch.stack([w.detach() for w in alone]))
 
 
 def test_a_linear_map_is_learned():
@@ -75,14 +71,43 @@ def test_a_linear_map_is_learned():
     torch.testing.assert_close(weight.detach(), target, rtol=0, atol=0.02)
 
 
+class Parameters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        shapes = [(16, 16), (64,), (64, 15), (8, 8, 3, 3), (16, 16), (20, 30)]
+        self.all = nn.ParameterList(torch.randn(shape) for shape in shapes)
+
+
 def test_vectors_thin_matrices_and_images_go_to_adamw():
-    parameters = [nn.Parameter(torch.ones(shape)) for shape in ((16, 16), (64,), (64, 15), (8, 8, 3, 3))]
-    muon, adamw = make_optimizers("muon", parameters, 0.1, 0.0)
+    (flat,) = FlatParameters.of(Parameters())
+    adamw, muon = make_optimizers("muon", flat, 0.1, 0.0)
     assert isinstance(muon, Muon)
-    assert [p.shape for p in muon.param_groups[0]["params"]] == [(16, 16)]
+    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(2, 16, 16), (1, 20, 30)]
     assert isinstance(adamw, torch.optim.AdamW)
-    assert len(adamw.param_groups[0]["params"]) == 3
-    assert [type(o) for o in make_optimizers("adamw", parameters, 0.1, 0.0)] == [torch.optim.AdamW]
+    assert [p.numel() for p in adamw.param_groups[0]["params"]] == [64 + 64 * 15 + 8 * 8 * 9]
+    (only,) = make_optimizers("adamw", flat, 0.1, 0.0)
+    assert isinstance(only, torch.optim.AdamW)
+    assert only.param_groups[0]["params"][0].shape == flat.values.shape
+
+
+def test_flat_parameters_are_those_of_the_model():
+    model, mixed = Parameters(), Parameters()
+    mixed.all[1].data = mixed.all[1].data.double()
+    mixed.all[2].requires_grad_(False)
+    before = [p.detach().clone() for p in model.parameters()]
+    (flat,) = FlatParameters.of(model)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    sum((i + 1) * p.sum() for i, p in enumerate(model.parameters())).backward()
+    assert flat.gradients.sum() == sum((i + 1) * p.numel() for i, p in enumerate(before))
+    flat.values.mul_(2)
+    assert all(torch.equal(p, 2 * q) for p, q in zip(model.parameters(), before, strict=True))
+    flat.release()
+    flat.values.zero_()
+    assert all(torch.equal(p, 2 * q) for p, q in zip(model.parameters(), before, strict=True))
+    assert sorted(len(f.values) for f in FlatParameters.of(mixed)) == [
+        64,
+        sum(p.numel() for p in before) - 64 - 64 * 15,
+    ]
 
 
 def test_weight_decay_shrinks():
