@@ -1,0 +1,215 @@
+"""Every engine computes the same flow: values, draws and gradients agree with the eager flow in double precision."""
+
+import logging
+import math
+
+import pytest
+import torch
+
+from sbi_physics.core.errors import NonFiniteError, UsageError
+from sbi_physics.models.density import FlowDensity
+from sbi_physics.models.flows import engines
+from sbi_physics.models.flows.build import build_flow
+from sbi_physics.models.flows.native import library
+from sbi_physics.models.flows.native.engine import native_flow
+
+SMALL = {"transforms": 3, "hidden_features": 20, "blocks": 1, "bins": 5}
+# In nats, and relative to the largest gradient: what single precision leaves of a flow of a few layers.
+TOLERANCE = 5e-5
+
+
+def flow_of(features, context, **options):
+    """A flow whose weights are all at work, and its copy in double precision."""
+    with torch.random.fork_rng():
+        torch.manual_seed(features)
+        flow = build_flow("nsf", features, context, **{**SMALL, **options})
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(0.3 / math.sqrt(max(features, 20)) * torch.randn_like(parameter))
+    exact = build_flow("nsf", features, context, **{**SMALL, **options}).double()
+    exact.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in flow.state_dict().items()})
+    return flow.eval(), exact.eval()
+
+
+def rows(n, features, context, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    events = 1.5 * torch.randn(n, features, generator=generator)
+    return events, None if context is None else torch.randn(n, context, generator=generator)
+
+
+def double(tensor):
+    return None if tensor is None else tensor.double()
+
+
+@pytest.fixture(autouse=True)
+def compiler():
+    if native_flow(build_flow("nsf", 2, 1, **SMALL)) is None:
+        pytest.skip("no C compiler on this machine")
+
+
+@pytest.mark.parametrize("n", [1, 7, 1024])
+@pytest.mark.parametrize("context", [None, 1, 50])
+@pytest.mark.parametrize("features", [1, 2, 5, 40])
+def test_compiled_flows_agree(features, context, n):
+    flow, exact = flow_of(features, context)
+    events, contexts = rows(n, features, context)
+    log_prob = engines.log_prob(flow, events, contexts, engine="compiled")
+    reference = engines.log_prob(exact, events.double(), double(contexts), engine="eager")
+    torch.testing.assert_close(log_prob.double(), reference, rtol=1e-6, atol=TOLERANCE * features)
+    noise, _ = rows(n, features, None, seed=1)
+    drawn, density = engines.from_noise(flow, noise, contexts, engine="compiled")
+    back, ladj = exact._transform(drawn.double(), double(contexts))
+    torch.testing.assert_close(back, noise.double(), rtol=1e-5, atol=2e-4)
+    torch.testing.assert_close(density.double(), exact._distribution.log_prob(back) + ladj, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("features", "context"), [(1, None), (1, 4), (2, None), (5, 3), (40, 50)])
+def test_compiled_gradients_agree(features, context, threads):
+    flow, exact = flow_of(features, context)
+    events, contexts = rows(300, features, context)
+    weights = torch.randn(300, generator=torch.Generator().manual_seed(2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = gradients(flow, events, contexts, weights, "compiled")
+    finally:
+        torch.set_num_threads(before)
+    expected = gradients(exact, events.double(), double(contexts), weights.double(), "eager")
+    scale = max(float(g.abs().max()) for g in expected)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=TOLERANCE * scale)
+
+
+def gradients(flow, events, contexts, weights, engine):
+    inputs = [t.clone().requires_grad_() for t in (events, contexts) if t is not None]
+    value = (weights * engines.log_prob(flow, inputs[0], inputs[1] if inputs[1:] else None, engine=engine)).sum()
+    used = [p for p in flow.parameters() if p.requires_grad]
+    found = torch.autograd.grad(value, [*inputs, *used], allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, [*inputs, *used], strict=True)]
+
+
+@pytest.mark.parametrize(("blocks", "bins", "tail_bound"), [(1, 3, 1.0), (2, 8, 5.0), (3, 16, 10.0)])
+def test_compiled_flows_of_other_shapes_agree(blocks, bins, tail_bound):
+    flow, exact = flow_of(3, 2, blocks=blocks, bins=bins, tail_bound=tail_bound, hidden_features=33)
+    events, contexts = rows(100, 3, 2)
+    log_prob = engines.log_prob(flow, events, contexts, engine="compiled").double()
+    reference = engines.log_prob(exact, events.double(), contexts.double(), engine="eager")
+    torch.testing.assert_close(log_prob, reference, rtol=0, atol=TOLERANCE * 3)
+
+
+def test_at_the_bounds_and_far_in_the_tails():
+    """A new flow is a standard normal, in one dimension without any rounding by a linear map before the spline."""
+    flow = build_flow("nsf", 1, None, **SMALL)
+    edge = torch.tensor(5.0)
+    events = torch.stack([-edge, edge, edge.nextafter(edge + 1), edge.nextafter(edge - 1), edge * 0, edge * 1e18])
+    events = torch.cat([events, -5 + 10 * torch.arange(6) / 5])[:, None]
+    found = engines.log_prob(flow, events, None, engine="compiled")
+    torch.testing.assert_close(found, -0.5 * (events[:, 0] ** 2 + math.log(2 * math.pi)), rtol=1e-5, atol=1e-5)
+    events.requires_grad_()
+    engines.log_prob(flow, events, None, engine="compiled").sum().backward()
+    torch.testing.assert_close(events.grad, -events.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_far_in_the_tails_gradients_stay_finite():
+    flow, _ = flow_of(5, 3)
+    events, contexts = rows(64, 5, 3)
+    found = gradients(flow, 1e3 * events, contexts, torch.ones(64), "compiled")
+    assert all(g.isfinite().all() for g in found)
+
+
+@pytest.mark.parametrize("where", ["events", "contexts", "weights"])
+def test_what_is_not_finite_is_not_lost(where):
+    """The training loop stops at a loss that is not finite: no engine may turn it into a number."""
+    flow, _ = flow_of(5, 3)
+    events, contexts = rows(40, 5, 3)
+    if where == "weights":
+        with torch.no_grad():
+            flow._transform._transforms[-1].conditioner.final_layer.bias[0] = math.nan
+    else:
+        {"events": events, "contexts": contexts}[where][7, 1] = math.nan
+    bad = engines.log_prob(flow, events, contexts, engine="compiled").isnan()
+    assert bad[7]
+    assert bad.all() if where == "weights" else bad.sum() == 1
+
+
+def test_a_density_refuses_what_is_not_finite():
+    density = FlowDensity(build_flow("nsf", 2, 1, **SMALL), (2,), (1,), engine="compiled")
+    with pytest.raises(NonFiniteError, match="x: "):
+        density.log_prob(torch.tensor([[0.0, math.inf]]), torch.zeros(1))
+    with pytest.raises(NonFiniteError, match="context: "):
+        density.sample(3, torch.tensor([math.nan]))
+
+
+def test_one_context_serves_all_rows():
+    flow, _ = flow_of(5, 50)
+    events, contexts = rows(200, 5, 50)
+    for engine in ("eager", "compiled"):
+        single = engines.log_prob(flow, events, contexts[:1], engine=engine)
+        torch.testing.assert_close(single, engines.log_prob(flow, events, contexts[:1].expand(200, -1), engine=engine))
+        context = contexts[:1].clone().requires_grad_()
+        full = contexts[:1].repeat(200, 1).requires_grad_()
+        engines.log_prob(flow, events, context, engine=engine).sum().backward()
+        engines.log_prob(flow, events, full, engine=engine).sum().backward()
+        torch.testing.assert_close(context.grad, full.grad.sum(0, keepdim=True), rtol=1e-3, atol=1e-3)
+
+
+def test_equal_bits_for_equal_rows():
+    flow, _ = flow_of(5, 3)
+    events, contexts = rows(3000, 5, 3)
+    first = gradients(flow, events, contexts, torch.ones(3000), "compiled")
+    again = gradients(flow, events, contexts, torch.ones(3000), "compiled")
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    whole = engines.log_prob(flow, events, contexts, engine="compiled")
+    assert torch.equal(whole[100:333], engines.log_prob(flow, events[100:333], contexts[100:333], engine="compiled"))
+
+
+def test_other_flows_run_eagerly():
+    for flow in (build_flow("maf", 3, 2), build_flow("nsf", 3, 2).double()):
+        assert native_flow(flow) is None
+        events, contexts = (t.to(next(flow.parameters()).dtype) for t in rows(10, 3, 2))
+        compiled = engines.log_prob(flow, events, contexts, engine="compiled")
+        assert torch.equal(compiled, engines.log_prob(flow, events, contexts, engine="eager"))
+
+
+def test_without_a_compiler_flows_run_eagerly_and_say_so_once(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("SBI_PHYSICS_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    for function in (library.load_library, library._compiler):
+        function.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                flow = build_flow("nsf", 2, 1, **SMALL)
+                assert native_flow(flow) is None
+                assert engines.log_prob(flow, *rows(5, 2, 1), engine="compiled").shape == (5,)
+        assert [r.message for r in caplog.records] == [
+            "flows run without compilation: no C compiler was found (cc, gcc or clang)"
+        ]
+    finally:
+        for function in (library.load_library, library._compiler):
+            function.cache_clear()
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("SBI_PHYSICS_CACHE", str(tmp_path))
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\ncase $1 in --version) exit 0;; esac\necho 'no such flag' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    for function in (library.load_library, library._compiler):
+        function.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert native_flow(build_flow("nsf", 2, 1, **SMALL)) is None
+        assert [r.message for r in caplog.records] == ["flows run without compilation: no such flag"]
+        assert not list((tmp_path / "native").iterdir())
+    finally:
+        for function in (library.load_library, library._compiler):
+            function.cache_clear()
+
+
+def test_engines_by_name():
+    with pytest.raises(UsageError, match="engine: expected one of auto, eager, compiled, got 'fast'"):
+        FlowDensity(build_flow("nsf", 2, None), (2,), engine="fast")
