@@ -22,6 +22,7 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
     import torch
 
     from sbi_physics.core.resources import cores
+    from sbi_physics.models.flows.native.library import find_compiler
     from sbi_physics.simulation.resolve import available_simulators
     from sbi_physics.store.datasets import available, cache_folder, location
 
@@ -31,6 +32,9 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
     advice = ["pip install --upgrade sbi-physics"] if missing else []
     extras = sorted({OPTIONAL[name] for name in OPTIONAL if versions[name] is None})
     advice += [f"pip install 'sbi-physics[{extra}]'" for extra in extras]
+    compiler = find_compiler()
+    if compiler is None:
+        advice.append("install a C compiler (gcc or clang): flows train several times faster on the CPU")
     cuda = torch.cuda.is_available()
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
     values: dict[str, Any] = {
@@ -41,6 +45,7 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
         "cuda_devices": devices,
         "cores": cores(),
         "torch_threads": torch.get_num_threads(),
+        "compiler": None if compiler is None else compiler[1],
         "data_cache": str(cache_folder()),
         "data_sets": {d.name: location(d) for d in available()},
         "simulators": available_simulators(),
@@ -53,6 +58,7 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
         "packages: " + ", ".join(f"{name} {version or '(missing)'}" for name, version in versions.items()),
         f"devices: cpu with {values['cores']} cores, {values['torch_threads']} torch threads; "
         + (", ".join(devices) or "no CUDA device"),
+        f"C compiler: {values['compiler'] or 'none: flows run without compilation'}",
         f"data cache: {values['data_cache']}",
         "data sets: " + ", ".join(f"{name} ({where})" for name, where in values["data_sets"].items()),
         "simulators: " + ", ".join(values["simulators"]),

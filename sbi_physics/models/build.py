@@ -58,7 +58,12 @@ class Architecture:
 
 
 def build_density(
-    architecture: Architecture, *, bounds: Tensor, flow: Flow | None = None, embedding: nn.Module | None = None
+    architecture: Architecture,
+    *,
+    bounds: Tensor,
+    flow: Flow | None = None,
+    embedding: nn.Module | None = None,
+    engine: str = "auto",
 ) -> FlowDensity:
     """Build an untrained density.
 
@@ -67,6 +72,7 @@ def build_density(
         bounds: ``(D, 2)`` support of the event.
         flow: the user's own flow, where the architecture says so.
         embedding: the user's own embedding network, where the architecture says so.
+        engine: how the flow is run.
 
     Raises:
         UsageError: a network that the architecture needs was not handed in.
@@ -79,7 +85,8 @@ def build_density(
     if flow is None:
         width = _context_width(architecture.context_shape, embedding)
         flow = build_flow(architecture.model, architecture.event_shape[0], width, **architecture.options)
-    return FlowDensity(flow, architecture.event_shape, architecture.context_shape, bounds=bounds, embedding=embedding)
+    event_shape, context_shape = architecture.event_shape, architecture.context_shape
+    return FlowDensity(flow, event_shape, context_shape, bounds=bounds, embedding=embedding, engine=engine)
 
 
 def _context_width(context_shape: tuple[int, ...] | None, embedding: nn.Module | None) -> int | None:

@@ -20,6 +20,7 @@ from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.build import CUSTOM, Architecture, build_density
 from sbi_physics.models.flows.build import FLOWS
+from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.posterior.data import training_pairs
 from sbi_physics.posterior.posterior import Posterior
 from sbi_physics.train.config import TrainConfig
@@ -38,6 +39,7 @@ class NPE:
         embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         config: settings of the training loop.
+        engine: how flows are run: ``"auto"``, ``"compiled"`` or ``"eager"`` (`models.flows.engines`).
         **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
     """
 
@@ -49,6 +51,7 @@ class NPE:
         device: str | torch.device = "auto",
         *,
         config: TrainConfig | None = None,
+        engine: str = "auto",
         **options: Any,
     ) -> None:
         self.parameters = Parameters.from_prior(prior)
@@ -61,6 +64,7 @@ class NPE:
         self.model, self.embedding, self.options = model, embedding, options
         self.device = resolve_device(device)
         self.config = config or TrainConfig()
+        self.engine = check_engine(engine)
 
     def fit(
         self,
@@ -100,7 +104,7 @@ class NPE:
         )
         with seeded(derive(check_seed(seed), "weights")):
             density = build_density(
-                architecture, bounds=self.parameters.bounds, flow=flow, embedding=embedding
+                architecture, bounds=self.parameters.bounds, flow=flow, embedding=embedding, engine=self.engine
             ).fit_scaling(theta, values)
         density.to(self.device)
         encoded, ladj = density.encode(theta.to(self.device))

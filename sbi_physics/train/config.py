@@ -64,11 +64,11 @@ class TrainConfig:
         UsageError: a setting has a value that it does not take.
     """
 
-    epochs: int = 30
+    epochs: int = 25
     batch_size: int | None = None
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 1e-2
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-2
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup: float = 0.1
     ema: float = 0.99
@@ -88,8 +88,8 @@ class TrainConfig:
                 object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
 
     def batch_for(self, events: int) -> int:
-        """The batch size for a number of training events: as set, or about 2 % of them within 64 ... 1024."""
-        chosen = self.batch_size if self.batch_size is not None else 2 ** round_log2(events / 35, 6, 10)
+        """The batch size for a number of training events: as set, or about 1 % of them within 64 ... 1024."""
+        chosen = self.batch_size if self.batch_size is not None else 2 ** round_log2(events / 70, 6, 10)
         return min(chosen, events)
 
 

@@ -164,19 +164,26 @@ def test_equal_bits_for_equal_rows():
     assert torch.equal(whole[100:333], engines.log_prob(flow, events[100:333], contexts[100:333], engine="compiled"))
 
 
-def test_other_flows_run_eagerly():
-    for flow in (build_flow("maf", 3, 2), build_flow("nsf", 3, 2).double()):
-        assert native_flow(flow) is None
-        events, contexts = (t.to(next(flow.parameters()).dtype) for t in rows(10, 3, 2))
-        compiled = engines.log_prob(flow, events, contexts, engine="compiled")
-        assert torch.equal(compiled, engines.log_prob(flow, events, contexts, engine="eager"))
+@pytest.mark.parametrize(
+    ("flow", "dtype"),
+    [
+        (build_flow("maf", 3, 2), torch.float32),
+        (build_flow("nsf", 3, 2).double(), torch.float64),
+        (build_flow("nsf", 3, 2, hidden_features=300), torch.float32),
+    ],
+    ids=["autoregressive", "double", "wide"],
+)
+def test_other_flows_run_eagerly(flow, dtype):
+    events, contexts = (t.to(dtype) for t in rows(10, 3, 2))
+    compiled = engines.log_prob(flow, events, contexts, engine="compiled")
+    assert torch.equal(compiled, engines.log_prob(flow, events, contexts, engine="eager"))
 
 
 def test_without_a_compiler_flows_run_eagerly_and_say_so_once(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("SBI_PHYSICS_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    for function in (library.load_library, library._compiler):
+    for function in (library.load_library, library.find_compiler, library._log_once):
         function.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
@@ -188,7 +195,7 @@ def test_without_a_compiler_flows_run_eagerly_and_say_so_once(monkeypatch, caplo
             "flows run without compilation: no C compiler was found (cc, gcc or clang)"
         ]
     finally:
-        for function in (library.load_library, library._compiler):
+        for function in (library.load_library, library.find_compiler, library._log_once):
             function.cache_clear()
 
 
@@ -198,7 +205,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch, caplog, tmp_path):
     broken.write_text("#!/bin/sh\ncase $1 in --version) exit 0;; esac\necho 'no such flag' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    for function in (library.load_library, library._compiler):
+    for function in (library.load_library, library.find_compiler, library._log_once):
         function.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
@@ -206,7 +213,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch, caplog, tmp_path):
         assert [r.message for r in caplog.records] == ["flows run without compilation: no such flag"]
         assert not list((tmp_path / "native").iterdir())
     finally:
-        for function in (library.load_library, library._compiler):
+        for function in (library.load_library, library.find_compiler, library._log_once):
             function.cache_clear()
 
 

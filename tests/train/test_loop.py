@@ -59,7 +59,7 @@ class TestKnownAnswers:
         # The state kept is the one that 1,000 held-out events like best: their mean has an error of 0.03.
         torch.testing.assert_close(model.mu.detach(), data.mean(0), rtol=0, atol=0.1)
         assert record.events == 9000
-        assert record.batch_size == 256
+        assert record.batch_size == 128
         assert record.stopped == "epochs"
         assert len(record.train_loss) == len(record.validation_loss) == 10
         # Half of a chi-squared with two degrees of freedom: 1 on average, and it scatters by 1.

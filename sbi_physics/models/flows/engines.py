@@ -58,7 +58,8 @@ def from_noise(flow: Flow, noise: Tensor, context: Tensor | None, *, engine: str
 
 
 def _native(flow: Flow, rows: Tensor, engine: str) -> NativeFlow | None:
-    suitable = rows.device.type == "cpu" and rows.dtype == torch.float32 and len(rows) > 0
+    weight = next(flow.parameters(), rows)
+    suitable = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32 and len(rows) > 0
     if engine == "eager" or not suitable:
         return None
     if engine == "auto" and not flow.training and len(rows) < _WORTH_COMPILING:

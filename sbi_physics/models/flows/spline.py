@@ -59,31 +59,33 @@ class _Bin(NamedTuple):
     width: Tensor
     bottom: Tensor
     height: Tensor
-    raw_derivatives: Tensor  # (*, 2), before the softplus
-    derivatives: Tensor  # (*, 2)
-    shares: Tensor  # (*, 2, K) softmax of widths and heights
-    position: Tensor  # (*, 1)
+    raw_derivatives: Tensor  # (2, *), before the softplus
+    derivatives: Tensor  # (2, *)
+    shares: Tensor  # (2, K, *) softmax of widths and heights
+    position: Tensor  # (1, *)
 
 
 def _find_bin(clamped: Tensor, parameters: Tensor, bins: int, tail_bound: float, inverse: bool) -> _Bin:
-    shares = torch.softmax(parameters[..., : 2 * bins].unflatten(-1, (2, bins)), dim=-1)
+    # The bins come first: operations over them then run along long rows, several times faster than along eight numbers.
+    leading = parameters.movedim(-1, 0).contiguous()
+    shares = torch.softmax(leading[: 2 * bins].unflatten(0, (2, bins)), dim=1)
     sizes = (2 * tail_bound * (1 - MIN_BIN * bins)) * shares + 2 * tail_bound * MIN_BIN
-    right_edges = torch.cumsum(sizes, dim=-1) - tail_bound
-    searched = right_edges[..., 1 if inverse else 0, :-1]
-    index = (clamped.unsqueeze(-1) >= searched).sum(-1, keepdim=True)
-    both = index.unsqueeze(-2).expand(*index.shape[:-1], 2, 1)
-    size = sizes.gather(-1, both).squeeze(-1)
-    left, bottom = (right_edges.gather(-1, both).squeeze(-1) - size).unbind(-1)
-    width, height = size.unbind(-1)
+    right_edges = torch.cumsum(sizes, dim=1) - tail_bound
+    index = (clamped >= right_edges[1 if inverse else 0, :-1]).sum(0, keepdim=True)
+    both = index.expand(2, *index.shape).contiguous()
+    size = sizes.gather(1, both).squeeze(1)
+    left, bottom = (right_edges.gather(1, both).squeeze(1) - size).unbind(0)
+    width, height = size.unbind(0)
     # The outermost derivatives are one, which a raw value of zero gives.
-    raw = F.pad(parameters[..., 2 * bins :], (1, 1)).gather(-1, torch.cat([index, index + 1], dim=-1))
+    zero = torch.zeros_like(leading[:1])
+    raw = torch.cat([zero, leading[2 * bins :], zero]).gather(0, torch.cat([index, index + 1]))
     derivatives = F.softplus(raw + _UNIT_DERIVATIVE) + MIN_DERIVATIVE
     return _Bin(left, width, bottom, height, raw, derivatives, shares, index)
 
 
 def _forward(x: Tensor, b: _Bin) -> tuple[Tensor, Tensor]:
     """Position in the bin and output."""
-    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(-1)
+    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(0)
     xi = ((x - b.left) / b.width).clamp(0, 1)
     mixed = xi * (1 - xi)
     denominator = slope + (d0 + d1 - 2 * slope) * mixed
@@ -92,7 +94,7 @@ def _forward(x: Tensor, b: _Bin) -> tuple[Tensor, Tensor]:
 
 def _backward(y: Tensor, b: _Bin) -> tuple[Tensor, Tensor]:
     """Position in the bin and input, from the quadratic of their equations 6 to 8."""
-    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(-1)
+    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(0)
     rise = (y - b.bottom).clamp(min=0)
     bend = rise * (d0 + d1 - 2 * slope)
     quadratic, linear, constant = b.height * (slope - d0) + bend, b.height * d0 - bend, -slope * rise
@@ -103,7 +105,7 @@ def _backward(y: Tensor, b: _Bin) -> tuple[Tensor, Tensor]:
 
 
 def _log_derivative(xi: Tensor, b: _Bin) -> Tensor:
-    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(-1)
+    slope, (d0, d1) = b.height / b.width, b.derivatives.unbind(0)
     mixed = xi * (1 - xi)
     numerator = d1 * xi.square() + 2 * slope * mixed + d0 * (1 - xi).square()
     return torch.log(slope.square() * numerator / (slope + (d0 + d1 - 2 * slope) * mixed).square())
@@ -125,7 +127,7 @@ class _Spline(torch.autograd.Function):
         inside = inputs.abs() <= tail_bound
         outputs = torch.where(inside, moved, inputs)
         log_derivative = torch.where(inside, -log_derivative if inverse else log_derivative, 0.0)
-        sizes = torch.stack([bin_.width, bin_.height], dim=-1)
+        sizes = torch.stack([bin_.width, bin_.height])
         return outputs, log_derivative, xi, sizes, bin_.raw_derivatives, bin_.shares, bin_.position
 
     @staticmethod
@@ -144,10 +146,10 @@ class _Spline(torch.autograd.Function):
         grad_out, grad_l = torch.where(inside, grad_outputs, 0.0), torch.where(inside, grad_log, 0.0)
         if ctx.inverse:
             # x(y, p) from f(x, p) = y: dx = (dy - f_p dp) / f_x, and the log-derivative is -l(x, p).
-            through = (grad_out - grad_l * partial.l_xi / sizes[..., 0]) * sizes[..., 0] / partial.y_xi
+            through = (grad_out - grad_l * partial.l_xi / sizes[0]) * sizes[0] / partial.y_xi
             grad_inputs, grad_out, grad_l = through, -through, -grad_l
         else:
-            grad_inputs = (grad_out * partial.y_xi + grad_l * partial.l_xi) / sizes[..., 0]
+            grad_inputs = (grad_out * partial.y_xi + grad_l * partial.l_xi) / sizes[0]
         edge, size, derivative = partial.spread(grad_out, grad_l)
         grad_parameters = _unconstrained(edge, size, derivative, raw, shares, index, ctx.bins, ctx.tail_bound)
         return torch.where(inside, grad_inputs, grad_outputs), grad_parameters, None, None, None
@@ -171,8 +173,8 @@ class _Partials(NamedTuple):
 
     @classmethod
     def at(cls, xi: Tensor, sizes: Tensor, derivatives: Tensor) -> "_Partials":
-        width, height = sizes.unbind(-1)
-        d0, d1 = derivatives.unbind(-1)
+        width, height = sizes.unbind(0)
+        d0, d1 = derivatives.unbind(0)
         slope, rest = height / width, 1 - xi
         mixed, square, rest_square = xi * rest, xi.square(), rest.square()
         curvature = d0 + d1 - 2 * slope
@@ -199,18 +201,16 @@ class _Partials(NamedTuple):
         )
 
     def spread(self, grad_y: Tensor, grad_l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients with respect to left and bottom edges, width and height, and derivatives: each ``(*, 2)``.
+        """Gradients with respect to left and bottom edges, width and height, and derivatives: each ``(2, *)``.
 
         The position xi moves with left edge and width at fixed x, in either direction of the map; for the inverse the
         caller has put the dependence of x itself into `grad_y`.
         """
         grad_xi = (grad_y * self.y_xi + grad_l * self.l_xi) / self.width
         grad_slope = (grad_y * self.y_slope + grad_l * self.l_slope) / self.width
-        edge = torch.stack([-grad_xi, grad_y], dim=-1)
-        size = torch.stack([-grad_xi * self.xi - grad_slope * self.slope, grad_y * self.y_height + grad_slope], dim=-1)
-        derivative = torch.stack(
-            [grad_y * self.y_d0 + grad_l * self.l_d0, grad_y * self.y_d1 + grad_l * self.l_d1], dim=-1
-        )
+        edge = torch.stack([-grad_xi, grad_y])
+        size = torch.stack([-grad_xi * self.xi - grad_slope * self.slope, grad_y * self.y_height + grad_slope])
+        derivative = torch.stack([grad_y * self.y_d0 + grad_l * self.l_d0, grad_y * self.y_d1 + grad_l * self.l_d1])
         return edge, size, derivative
 
 
@@ -218,14 +218,12 @@ def _unconstrained(
     edge: Tensor, size: Tensor, derivative: Tensor, raw: Tensor, shares: Tensor, index: Tensor, bins: int, bound: float
 ) -> Tensor:
     """From gradients in the quantities of the bin to those in the unconstrained parameters ``(*, 3K - 1)``."""
-    position = torch.arange(bins, device=index.device)
-    before = (position < index).unsqueeze(-2)
-    here = (position == index).unsqueeze(-2)
+    position = torch.arange(bins, device=index.device).view(bins, *[1] * (index.ndim - 1))
     # An edge is the sum of all sizes before it.
-    each = torch.where(before, edge.unsqueeze(-1), 0.0) + torch.where(here, size.unsqueeze(-1), 0.0)
+    each = torch.where(position < index, edge.unsqueeze(1), torch.where(position == index, size.unsqueeze(1), 0.0))
     weighted = each * shares
-    grad_sizes = (2 * bound * (1 - MIN_BIN * bins)) * (weighted - shares * weighted.sum(-1, keepdim=True))
+    grad_sizes = (2 * bound * (1 - MIN_BIN * bins)) * (weighted - shares * weighted.sum(1, keepdim=True))
     slopes = derivative * torch.sigmoid(raw + _UNIT_DERIVATIVE)
-    padded = torch.zeros(*index.shape[:-1], bins + 1, dtype=slopes.dtype, device=slopes.device)
-    padded = padded.scatter(-1, torch.cat([index, index + 1], dim=-1), slopes)
-    return torch.cat([grad_sizes.flatten(-2), padded[..., 1:-1]], dim=-1)
+    padded = torch.zeros(bins + 1, *index.shape[1:], dtype=slopes.dtype, device=slopes.device)
+    padded = padded.scatter(0, torch.cat([index, index + 1]), slopes)
+    return torch.cat([grad_sizes.flatten(0, 1), padded[1:-1]]).movedim(0, -1).contiguous()

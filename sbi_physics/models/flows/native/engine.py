@@ -25,7 +25,8 @@ __all__ = ["NativeFlow", "native_flow"]
 # Beside the flows, not inside: a library can be neither copied nor pickled with them.
 _compiled: WeakKeyDictionary[Flow, "NativeFlow | None"] = WeakKeyDictionary()
 
-_WIDEST = 1024
+# A tile lives on the stack; and for wide layers the matrix products of PyTorch are the faster ones.
+_LARGEST = {"FEATURES": 128, "CONTEXT": 1024, "HIDDEN": 256, "OUT": 4096}
 
 
 class NativeFlow:
@@ -98,20 +99,27 @@ def shape_of(flow: Flow) -> Shape | None:
         return None
     shapes = {_shape_of_coupling(coupling, features) for coupling in couplings}
     (shape,) = shapes if len(shapes) == 1 else (None,)
-    if shape is None:
+    if shape is None or features > _LARGEST["FEATURES"]:
         return None
     return (("FEATURES", str(features)), *shape, ("LAYERS", str(len(couplings))))
 
 
 def _shape_of_coupling(coupling: SplineCoupling, features: int) -> Shape | None:
     net = coupling.conditioner
-    if type(net) is not ResidualNet or coupling.kept != features // 2 or net.hidden_features > _WIDEST:
+    if type(net) is not ResidualNet or coupling.kept != features // 2 or not net.blocks:
+        return None
+    sizes = {
+        "CONTEXT": net.context_features or 0,
+        "HIDDEN": net.hidden_features,
+        "OUT": net.final_layer.out_features,
+    }
+    if any(size > _LARGEST[name] for name, size in sizes.items()):
         return None
     plain = all(
         block.activation is nn.functional.silu and block.dropout.p == 0 and not block.use_batch_norm
         for block in net.blocks
     )
-    if not plain or not len(net.blocks) or any(p.dtype != torch.float32 for p in net.parameters()):
+    if not plain:
         return None
     return (
         ("CONTEXT", str(net.context_features or 0)),

@@ -20,7 +20,7 @@ import torch
 
 from sbi_physics.store.datasets import cache_folder
 
-__all__ = ["Shape", "load_library", "team"]
+__all__ = ["Shape", "find_compiler", "load_library", "team"]
 
 _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("coupling.c")
@@ -34,8 +34,9 @@ Shape = tuple[tuple[str, str], ...]
 @functools.cache
 def load_library(shape: Shape) -> ctypes.CDLL | None:
     """The library for a shape of flow, or None where it cannot be compiled (said once, in the log)."""
-    compiler = _compiler()
+    compiler = find_compiler()
     if compiler is None:
+        _log_once("flows run without compilation: no C compiler was found (cc, gcc or clang)")
         return None
     command = [*compiler[0], *_FLAGS, *(f"-D{name}={value}" for name, value in shape)]
     key = "\n".join([_SOURCE.read_text(), *command, compiler[1], _processor()])
@@ -46,7 +47,7 @@ def load_library(shape: Shape) -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
-        _log.warning("flows run without compilation: %s", " ".join(str(detail).split())[:300])
+        _log_once(f"flows run without compilation: {' '.join(str(detail).split())[:300]}")
         return None
     library.run.restype = None
     for name in ("work_bytes", "call_bytes", "parameter_count"):
@@ -64,6 +65,11 @@ def team() -> ctypes.c_void_p:
         return ctypes.c_void_p()
 
 
+@functools.cache
+def _log_once(message: str) -> None:
+    _log.warning(message)
+
+
 def _compile(command: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -75,14 +81,13 @@ def _compile(command: list[str], path: Path) -> None:
 
 
 @functools.cache
-def _compiler() -> tuple[list[str], str] | None:
-    """The command of the C compiler, ``CC`` first, and its version."""
+def find_compiler() -> tuple[list[str], str] | None:
+    """The command of the C compiler, ``CC`` first, and its version; None where there is none."""
     named = shlex.split(os.environ.get("CC", ""))
     for command in [named, ["cc"], ["gcc"], ["clang"]]:
         if command and shutil.which(command[0]):
             version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
-            return command, version
-    _log.warning("flows run without compilation: no C compiler was found (cc, gcc or clang)")
+            return command, version.partition("\n")[0]
     return None
 
 
