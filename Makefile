@@ -32,6 +32,9 @@ check: $(STAMP)
 
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.vs_sbi
+	$(BIN)/python -m benchmarks.flows.steps
+	$(BIN)/python -m benchmarks.flows.fits
+	$(BIN)/python -m benchmarks.report
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

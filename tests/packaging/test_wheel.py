@@ -40,6 +40,7 @@ def test_the_wheel_holds_both_packages_and_the_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         *("sbi_physics/__init__.pyi", "sbi_physics/py.typed", "simulators/two_moons.py"),
+        "sbi_physics/models/flows/native/coupling.c",
         *("sbi_physics/_data/registry.toml", "sbi_physics/_data/radial_velocity/epic203771098.csv"),
     ):
         assert name in names

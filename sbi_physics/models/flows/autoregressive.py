@@ -58,7 +58,7 @@ class _MaskedLayer(Transform):
         return outputs, log_derivative.sum(1)
 
     def _incremental_inverse(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        network = Incremental(self.conditioner, context, inputs.shape[:-1])
+        network = Incremental(self.conditioner, context, len(inputs))
         outputs, log_derivative = [], torch.zeros_like(inputs[:, 0])
         for i in range(self.features):
             value, change = self._elementwise(inputs[:, i], network.parameters(i), inverse=True)

@@ -50,14 +50,14 @@ def made(net: MADE, inputs: Tensor, context: Tensor | None) -> Tensor:
 
 
 class _Layer(NamedTuple):
-    """A masked linear layer with its units in order of their degree."""
+    """A masked linear layer with its units in order of their degree; units come first, then rows."""
 
     weight: Tensor
     bias: Tensor
 
     def of(self, new: slice, seen: Tensor) -> Tensor:
-        """The units `new`, which depend on as many columns as `seen` has."""
-        return F.linear(seen, self.weight[new, : seen.shape[-1]], self.bias[new])
+        """The units `new` ``(k, n)``, which depend on as many inputs as `seen` ``(i, n)`` has."""
+        return torch.addmm(self.bias[new].unsqueeze(-1), self.weight[new, : len(seen)], seen)
 
 
 class Incremental:
@@ -65,11 +65,11 @@ class Incremental:
 
     Args:
         net: the network, without batch normalisation.
-        context: ``(*, C)``, broadcasts against the rows.
-        rows: the leading shape of the inputs.
+        context: ``(n, C)``, ``(1, C)`` or None.
+        rows: n.
     """
 
-    def __init__(self, net: MADE, context: Tensor | None, rows: torch.Size) -> None:
+    def __init__(self, net: MADE, context: Tensor | None, rows: int) -> None:
         features, degrees = net.initial_layer.in_features, net.initial_layer.degrees
         order = torch.argsort(degrees, stable=True)
         # ends[d] counts the units of degree up to d.
@@ -79,22 +79,22 @@ class Incremental:
         self._pairs = [[_in_order(layer, order, order) for layer in block.linear_layers] for block in net.blocks]
         self._last = _Layer(net.final_layer.weight[:, order], net.final_layer.bias)
         self._multiplier = net.final_layer.out_features // features
-        self._start = None if context is None else net.activation(net.context_layer(context))[..., order]
-        self._within = [None if context is None else b.context_layer(context)[..., order] for b in net.blocks]
+        self._start = None if context is None else net.activation(net.context_layer(context)).T[order]
+        self._within = [None if context is None else b.context_layer(context).T[order] for b in net.blocks]
         like = self._last.weight
-        self._inputs = like.new_empty(*rows, features)
-        self._outputs = like.new_empty(*rows, len(degrees))
+        self._inputs = like.new_empty(features, rows)
+        self._outputs = like.new_empty(len(degrees), rows)
         self._active = [[torch.empty_like(self._outputs) for _ in range(2)] for _ in net.blocks]
         self._update(0)
 
     def parameters(self, dimension: int) -> Tensor:
-        """What the network says of `dimension` (from 0), which depends on those before it: ``(*, O / D)``."""
+        """What the network says of `dimension` (from 0), which depends on those before it: ``(n, O / D)``."""
         mine = slice(dimension * self._multiplier, (dimension + 1) * self._multiplier)
-        return self._last.of(mine, self._outputs[..., : self._ends[dimension]])
+        return self._last.of(mine, self._outputs[: self._ends[dimension]]).T
 
     def know(self, dimension: int, values: Tensor) -> None:
-        """Take the values ``(*)`` of `dimension`; the dimensions come in order."""
-        self._inputs[..., dimension] = values
+        """Take the values ``(n,)`` of `dimension`; the dimensions come in order."""
+        self._inputs[dimension] = values
         self._update(dimension + 1)
 
     def _update(self, degree: int) -> None:
@@ -103,17 +103,17 @@ class Incremental:
         if begin == end:
             return
         new = slice(begin, end)
-        hidden = self._first.of(new, self._inputs[..., :degree])
+        hidden = self._first.of(new, self._inputs[:degree])
         if self._start is not None:
-            hidden = hidden + self._start[..., new]
+            hidden += self._start[new]
         for (inner, outer), (before, between), context in zip(self._pairs, self._active, self._within, strict=True):
-            before[..., new] = self._activation(hidden)
-            change = inner.of(new, before[..., :end])
+            before[new] = self._activation(hidden)
+            change = inner.of(new, before[:end])
             if context is not None:
-                change = change + context[..., new]
-            between[..., new] = self._activation(change)
-            hidden = hidden + outer.of(new, between[..., :end])
-        self._outputs[..., new] = hidden
+                change += context[new]
+            between[new] = self._activation(change)
+            hidden = hidden + outer.of(new, between[:end])
+        self._outputs[new] = hidden
 
 
 def _in_order(layer: MaskedLinear, rows: Tensor, columns: Tensor | None) -> _Layer:

@@ -1,0 +1,91 @@
+"""Write benchmarks/RESULTS.md from the JSON files in benchmarks/results.
+
+python -m benchmarks.report
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import RESULTS
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Write the document and say where it is."""
+    sections = {"vs_sbi_two_moons": _posteriors, "flow_fits": _fits, "flow_steps": _steps}
+    parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
+    for name, section in sections.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            parts += [*section(result), _machine(result["machine"])]
+    path = Path(__file__).parent / "RESULTS.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+
+
+def _posteriors(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [row["package"], f"{row['training_seconds']:.1f}", f"{row['c2st_median']:.3f}", _numbers(row["c2st"])]
+        for row in result["rows"]
+    ]
+    return [
+        f"## Posteriors of {result['task']} from {result['simulations']:,} simulations, defaults of both",
+        f"Training time, ours over sbi's: {result['training_time_ratio']:.3f}.",
+        _table(["package", "training [s]", "median C2ST", "C2ST by observation"], rows),
+    ]
+
+
+def _fits(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            row["task"],
+            f"{row['sbi_physics_log_density']:.3f}",
+            f"{row['sbi_log_density']:.3f}",
+            f"{row['sbi_physics_seconds']:.1f}",
+            f"{row['sbi_seconds']:.1f}",
+            f"{row['time_ratio']:.3f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["task", "held-out log-density", "sbi", "seconds", "sbi", "ratio"]
+    return [f"## Whole fits from {result['simulations']:,} simulations, defaults of both", _table(head, rows)]
+
+
+def _steps(result: dict[str, Any]) -> list[str]:
+    measured, speeds = result["milliseconds"], result["speed over nflows"]
+    sides = list(next(iter(measured.values())))
+    rows = [[key, *(f"{row[side]:.1f} ({speeds[key][side]:.1f})" for side in sides)] for key, row in measured.items()]
+    shares = ", ".join(f"{share:.0%} for {key}" for key, share in result["share of that peak, compiled"].items())
+    return [
+        "## One flow: five couplings, 64 hidden, two blocks, eight bins, D = 5, context 10",
+        "Milliseconds, and in brackets how many times as fast as nflows' coupling flow.",
+        _table(["", *sides], rows),
+        f"Share of the peak of a matrix product ({result['matrix peak in 1e9 operations per second']:.0f}e9 operations "
+        f"per second) that the compiled engine reaches: {shares}. Compiling and loading took "
+        f"{result['compile seconds']:.1f} s (a library in the cache loads in milliseconds).",
+    ]
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    devices = ", ".join(machine["cuda"]) or "no CUDA device"
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['torch_threads']} threads, {devices}; {versions}."
+    )
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
