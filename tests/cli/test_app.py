@@ -48,8 +48,8 @@ def test_version(program):
 def test_doctor(result, program):
     values = result("doctor")
     assert {
-        *("sbi_physics", "python", "platform", "versions", "cuda_devices", "cores", "torch_threads", "data_cache"),
-        *("data_sets", "simulators", "missing", "optional_missing", "advice"),
+        *("sbi_physics", "python", "platform", "versions", "cuda_devices", "cores", "torch_threads", "compiler"),
+        *("data_cache", "data_sets", "simulators", "missing", "optional_missing", "advice"),
     } == set(values)
     assert values["missing"] == []
     assert "two_moons" in values["simulators"]
