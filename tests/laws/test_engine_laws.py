@@ -2,6 +2,9 @@
 
 import logging
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -215,6 +218,28 @@ def test_a_compiler_that_fails_is_named(monkeypatch, caplog, tmp_path):
     finally:
         for function in (library.load_library, library.find_compiler, library._log_once):
             function.cache_clear()
+
+
+FORKED = """
+import os, torch
+from sbi_physics.models.flows import engines
+from sbi_physics.models.flows.build import build_flow
+
+torch.set_num_threads(2)
+flow = build_flow("nsf", 2, 1, transforms=3, hidden_features=20, blocks=1, bins=5)
+rows, context = torch.ones(500, 2), torch.ones(1, 1)
+value = engines.log_prob(flow, rows, context, engine="compiled").sum().item()
+child = os.fork()
+if child == 0:
+    os._exit(0 if engines.log_prob(flow, rows, context, engine="compiled").sum().item() == value else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_does_not_wait_for_threads_that_it_lacks():
+    result = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout.strip()) == (0, "0"), result.stderr
 
 
 def test_engines_by_name():

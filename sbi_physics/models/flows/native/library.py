@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("coupling.c")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-w")
 _SECONDS = 120
+_IMPORTED_BY = os.getpid()
 
 # FEATURES, CONTEXT, HIDDEN, BLOCKS, BINS, LAYERS, TAIL of a flow, as text
 Shape = tuple[tuple[str, str], ...]
@@ -55,9 +56,16 @@ def load_library(shape: Shape) -> ctypes.CDLL | None:
     return library
 
 
-@functools.cache
 def team() -> ctypes.c_void_p:
-    """The function of PyTorch's own OpenMP library that runs another in all its threads; null where there is none."""
+    """The function of PyTorch's own OpenMP library that runs another in all its threads; null where there is none.
+
+    A forked process has the library but not its threads, and would wait for them for ever.
+    """
+    return _parallel() if os.getpid() == _IMPORTED_BY else ctypes.c_void_p()
+
+
+@functools.cache
+def _parallel() -> ctypes.c_void_p:
     try:
         library = ctypes.CDLL(str(next(Path(torch.__file__).parent.joinpath("lib").glob("libtorch_cpu.*"))))
         return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p)
