@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.machine import describe_machine, write_result
 from sbi_physics.models.flows import engines
 from sbi_physics.models.flows.build import build_flow
-from sbi_physics.models.flows.native.library import load_library
+from sbi_physics.models.flows.native.compiler import load_library
 from sbi_physics.train.flat import FlatParameters
 from sbi_physics.train.optimizer import make_optimizers
 

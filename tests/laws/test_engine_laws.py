@@ -13,7 +13,7 @@ from sbi_physics.core.errors import NonFiniteError, UsageError
 from sbi_physics.models.density import FlowDensity
 from sbi_physics.models.flows import engines
 from sbi_physics.models.flows.build import build_flow
-from sbi_physics.models.flows.native import library
+from sbi_physics.models.flows.native import compiler
 from sbi_physics.models.flows.native.engine import native_flow
 
 SMALL = {"transforms": 3, "hidden_features": 20, "blocks": 1, "bins": 5}
@@ -45,7 +45,7 @@ def double(tensor):
 
 
 @pytest.fixture(autouse=True)
-def compiler():
+def needs_a_compiler():
     if native_flow(build_flow("nsf", 2, 1, **SMALL)) is None:
         pytest.skip("no C compiler on this machine")
 
@@ -186,7 +186,7 @@ def test_without_a_compiler_flows_run_eagerly_and_say_so_once(monkeypatch, caplo
     monkeypatch.setenv("SBI_PHYSICS_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    for function in (library.load_library, library.find_compiler, library._log_once):
+    for function in (compiler.load_library, compiler.find_compiler, compiler._log_once):
         function.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
@@ -198,7 +198,7 @@ def test_without_a_compiler_flows_run_eagerly_and_say_so_once(monkeypatch, caplo
             "flows run without compilation: no C compiler was found (cc, gcc or clang)"
         ]
     finally:
-        for function in (library.load_library, library.find_compiler, library._log_once):
+        for function in (compiler.load_library, compiler.find_compiler, compiler._log_once):
             function.cache_clear()
 
 
@@ -208,7 +208,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch, caplog, tmp_path):
     broken.write_text("#!/bin/sh\ncase $1 in --version) exit 0;; esac\necho 'no such flag' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    for function in (library.load_library, library.find_compiler, library._log_once):
+    for function in (compiler.load_library, compiler.find_compiler, compiler._log_once):
         function.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
@@ -216,7 +216,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch, caplog, tmp_path):
         assert [r.message for r in caplog.records] == ["flows run without compilation: no such flag"]
         assert not list((tmp_path / "native").iterdir())
     finally:
-        for function in (library.load_library, library.find_compiler, library._log_once):
+        for function in (compiler.load_library, compiler.find_compiler, compiler._log_once):
             function.cache_clear()
 
 

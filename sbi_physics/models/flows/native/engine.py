@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from sbi_physics.models.flows.coupling import SplineCoupling
 from sbi_physics.models.flows.linear import LULinear, Permutation
-from sbi_physics.models.flows.native.library import Shape, load_library, team
+from sbi_physics.models.flows.native.compiler import Shape, load_library, team
 
 __all__ = ["NativeFlow", "native_flow"]
 
@@ -38,7 +38,7 @@ class NativeFlow:
     """
 
     def __init__(self, flow: Flow, library: ctypes.CDLL) -> None:
-        self.library = library
+        self.compiled = library
         self._base = flow._distribution
         self._parameters = _parameters(flow)
         orders = [t.order for t in flow._transform._transforms if isinstance(t, Permutation)]
@@ -46,7 +46,7 @@ class NativeFlow:
 
     def log_prob(self, inputs: Tensor, context: Tensor | None) -> Tensor:
         """Log-density ``(n,)`` of inputs ``(n, D)`` given contexts ``(n, C)`` or ``(1, C)``; differentiable once."""
-        noise, ladj = _ToNoise.apply(inputs, context, self.library, self._orders, *self._parameters)
+        noise, ladj = _ToNoise.apply(inputs, context, self.compiled, self._orders, *self._parameters)
         return self._base.log_prob(noise) + ladj
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ class NativeFlow:
         """Noise ``(n, D)`` to data, with the log-determinant ``(n,)`` of that direction."""
         noise = noise.contiguous()
         data, ladj = torch.empty_like(noise), noise.new_empty(len(noise))
-        call = _Call(self.library, self._parameters, self._orders, noise, context)
+        call = _Call(self.compiled, self._parameters, self._orders, noise, context)
         call.run(_TO_DATA, outputs=data, ladj=ladj)
         return data, ladj
 
@@ -157,7 +157,7 @@ class _Call:
         rows: Tensor,
         context: Tensor | None,
     ) -> None:
-        self.library, self.parameters, self.orders, self.rows = library, parameters, orders, rows
+        self.compiled, self.parameters, self.orders, self.rows = library, parameters, orders, rows
         self.context = None if context is None else context.contiguous()
         tile = library.tile_rows()
         tiles = -(-len(rows) // tile)
@@ -172,9 +172,9 @@ class _Call:
         pointers = (ctypes.c_void_p * count)(*(p.data_ptr() for p in parameters))
         sizes = (ctypes.c_ssize_t * count)(*(p.numel() for p in parameters))
         edges = (ctypes.c_ssize_t * (self.shares + 1))(*self._edges)
-        size = self.library.work_bytes()
+        size = self.compiled.work_bytes()
         work = torch.empty(self.shares * size + 64, dtype=torch.uint8)
-        weights = self.rows.new_empty(self.library.parameter_count())
+        weights = self.rows.new_empty(self.compiled.parameter_count())
         mixes = self.rows.new_empty(len(self.orders) * self.rows.shape[1]) if self.orders is not None else None
         contexts = self.rows if self.context is None else self.context
         given = {"weights": weights, "mixes": mixes, "orders": self.orders, "rows": self.rows, "contexts": contexts}
@@ -189,7 +189,7 @@ class _Call:
             task=task,
             **{name: tensor.data_ptr() for name, tensor in {**given, **tensors}.items() if tensor is not None},
         )
-        self.library.run(ctypes.byref(arguments), team())
+        self.compiled.run(ctypes.byref(arguments), team())
 
 
 class _ToNoise(torch.autograd.Function):
@@ -208,15 +208,15 @@ class _ToNoise(torch.autograd.Function):
         noise, ladj = torch.empty_like(inputs), inputs.new_empty(len(inputs))
         _Call(library, parameters, orders, inputs, context).run(_TO_NOISE, outputs=noise, ladj=ladj)
         ctx.save_for_backward(inputs, context, orders, *parameters)
-        ctx.library = library
+        ctx.compiled = library
         return noise, ladj
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_noise: Tensor, grad_ladj: Tensor) -> tuple[Tensor | None, ...]:
         inputs, context, orders, *parameters = ctx.saved_tensors
-        call = _Call(ctx.library, parameters, orders, inputs, context)
-        gradient = inputs.new_zeros(call.shares, ctx.library.parameter_count())
+        call = _Call(ctx.compiled, parameters, orders, inputs, context)
+        gradient = inputs.new_zeros(call.shares, ctx.compiled.parameter_count())
         grad_inputs, grad_contexts = torch.empty_like(inputs), None
         if context is not None and ctx.needs_input_grad[1]:
             grad_contexts = inputs.new_empty(len(inputs), context.shape[1])
