@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.density import FlowDensity
 from sbi_physics.models.flows.build import build_flow
+from sbi_physics.models.flows.ensemble import FlowEnsemble
 
 __all__ = ["Architecture", "build_density"]
 
@@ -26,6 +27,7 @@ class Architecture:
         context_shape: the shape of one context, or None.
         options: of the flow.
         embedding: whether the user handed in an embedding network.
+        members: flows of the ensemble; 1 for a single flow.
     """
 
     model: str
@@ -33,6 +35,7 @@ class Architecture:
     context_shape: tuple[int, ...] | None
     options: dict[str, Any] = field(default_factory=dict)
     embedding: bool = False
+    members: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """The architecture in types that JSON knows."""
@@ -42,6 +45,7 @@ class Architecture:
             "context_shape": None if self.context_shape is None else list(self.context_shape),
             "options": dict(self.options),
             "embedding": self.embedding,
+            "members": self.members,
         }
 
     @classmethod
@@ -54,6 +58,8 @@ class Architecture:
             None if context is None else tuple(int(size) for size in context),
             dict(description["options"]),
             bool(description["embedding"]),
+            # Files from before there were ensembles do not say.
+            int(description.get("members", 1)),
         )
 
 
@@ -82,11 +88,18 @@ def build_density(
         raise UsageError("embedding: this model was trained with an embedding network of your own; hand it in again")
     if architecture.model == CUSTOM and flow is None:
         raise UsageError("flow: this model was trained with a flow of your own; hand in one of the same structure")
+    whole: Flow | FlowEnsemble
     if flow is None:
         width = _context_width(architecture.context_shape, embedding)
-        flow = build_flow(architecture.model, architecture.event_shape[0], width, **architecture.options)
+        members = [
+            build_flow(architecture.model, architecture.event_shape[0], width, **architecture.options)
+            for _ in range(architecture.members)
+        ]
+        whole = FlowEnsemble(members) if len(members) > 1 else members[0]
+    else:
+        whole = flow
     event_shape, context_shape = architecture.event_shape, architecture.context_shape
-    return FlowDensity(flow, event_shape, context_shape, bounds=bounds, embedding=embedding, engine=engine)
+    return FlowDensity(whole, event_shape, context_shape, bounds=bounds, embedding=embedding, engine=engine)
 
 
 def _context_width(context_shape: tuple[int, ...] | None, embedding: nn.Module | None) -> int | None:

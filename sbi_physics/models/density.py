@@ -17,7 +17,8 @@ from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.core.checks import finite, positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
-from sbi_physics.models.flows.engines import check_engine, from_noise, log_prob
+from sbi_physics.models.flows.engines import check_engine
+from sbi_physics.models.flows.ensemble import FlowEnsemble, add_gradient, from_noise, log_prob, mean_log_prob
 from sbi_physics.models.scaling import Standardise, Whiten
 
 __all__ = ["FlowDensity"]
@@ -30,7 +31,7 @@ class FlowDensity(nn.Module):
     """A conditional density made of an nflows flow; satisfies `Density`.
 
     Args:
-        flow: any `nflows.flows.Flow` over D features; its own embedding network is kept.
+        flow: any `nflows.flows.Flow` over D features; its own embedding network is kept.  Or an ensemble of flows.
         event_shape: ``(D,)``.
         context_shape: the shape of one context; None for an unconditional density.
         bounds: ``(D, 2)`` support of the event; None for the whole real space.
@@ -40,7 +41,7 @@ class FlowDensity(nn.Module):
 
     def __init__(
         self,
-        flow: Flow,
+        flow: Flow | FlowEnsemble,
         event_shape: tuple[int, ...],
         context_shape: tuple[int, ...] | None = None,
         *,
@@ -81,12 +82,21 @@ class FlowDensity(nn.Module):
     def loss(self, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
         """Minus the log-density of encoded events in their own space: ``(n,)``.
 
+        In training an ensemble gives the mean over its members, each of which is to fit the data on its own.
+
         Args:
             encoded: the first result of `encode`.
             contexts: *scaled* contexts, ``context_scaling(x)``.
         """
-        summary = self.embedding(contexts) if contexts is not None else None
-        return -log_prob(self.flow, encoded, self.flow._embedding_net(summary), engine=self.engine)
+        value = mean_log_prob if self.training else log_prob
+        return -value(self.flow, encoded, self._embedded(contexts), engine=self.engine)
+
+    def add_gradient(self, weights: Tensor, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
+        """The loss ``(n,)``; the gradient of ``sum(weights * loss)`` is added to the `grad` of the parameters."""
+        return -add_gradient(self.flow, encoded, self._embedded(contexts), -weights, engine=self.engine)
+
+    def _embedded(self, contexts: Tensor | None) -> Tensor | None:
+        return self._one_flow._embedding_net(self.embedding(contexts) if contexts is not None else None)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density in nats of x ``(*batch, D)`` given contexts ``(*batch, *context_shape)``, or one context for all.
@@ -112,7 +122,7 @@ class FlowDensity(nn.Module):
         return torch.where(inside, result, -torch.inf).reshape(batch)
 
     def _flow_log_prob(self, encoded: Tensor, summaries: Tensor | None) -> Tensor:
-        embedded, parts = self.flow._embedding_net(summaries), []
+        embedded, parts = self._one_flow._embedding_net(summaries), []
         for start in range(0, max(len(encoded), 1), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
             parts.append(log_prob(self.flow, encoded[part], _part(embedded, part), engine=self.engine))
@@ -121,6 +131,11 @@ class FlowDensity(nn.Module):
     def sample(self, n: int, context: Tensor | None = None, *, seed: int | None = None) -> Tensor:
         """Draw n events for each context: ``(n, *batch, D)``, all inside the support."""
         return self.sample_and_log_prob(n, context, seed=seed)[0]
+
+    @property
+    def _one_flow(self) -> Flow:
+        """The flow, or the first of an ensemble: what all members have in common is read from it."""
+        return self.flow.members()[0] if isinstance(self.flow, FlowEnsemble) else self.flow
 
     @torch.no_grad()
     def sample_and_log_prob(
@@ -137,26 +152,33 @@ class FlowDensity(nn.Module):
         batch = torch.Size() if summary is None else summary.shape[:-1]
         embedded = None
         if summary is not None:
-            once = self.flow._embedding_net(summary.reshape(-1, summary.shape[-1]))
+            once = self._one_flow._embedding_net(summary.reshape(-1, summary.shape[-1]))
             embedded = _as_rows(once.reshape(*batch, -1), torch.Size([n, *batch]))
         with seeded(seed, self.device):
             noise = self._noise(n * batch.numel(), embedded)
-        encoded, log_prob = self._from_noise(noise, embedded)
+            member = self._member(len(noise))
+        encoded, log_prob = self._from_noise(noise, embedded, member)
         theta, ladj = self.bijection.to_support(self.event_scaling.inverse(encoded))
         log_prob = log_prob + self.event_scaling.ladj - ladj
         return theta.reshape(n, *batch, *self.event_shape), log_prob.reshape(n, *batch)
 
+    def _member(self, rows: int) -> Tensor | None:
+        if not isinstance(self.flow, FlowEnsemble):
+            return None
+        return torch.randint(len(self.flow.flows), (rows,), device=self.device)
+
     def _noise(self, rows: int, embedded: Tensor | None) -> Tensor:
-        base = self.flow._distribution
+        base = self._one_flow._distribution
         if isinstance(base, StandardNormal):
             return torch.randn(rows, *self.event_shape, device=self.device, dtype=self.event_scaling.mean.dtype)
         return base.sample(rows) if embedded is None else base.sample(1, context=embedded.expand(rows, -1))[:, 0]
 
-    def _from_noise(self, noise: Tensor, embedded: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _from_noise(self, noise: Tensor, embedded: Tensor | None, member: Tensor | None) -> tuple[Tensor, Tensor]:
         events, log_probs = [], []
         for start in range(0, len(noise), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            event, density = from_noise(self.flow, noise[part], _part(embedded, part), engine=self.engine)
+            chosen = None if member is None else member[part]
+            event, density = from_noise(self.flow, noise[part], _part(embedded, part), chosen, engine=self.engine)
             events.append(event)
             log_probs.append(density)
         return torch.cat(events), torch.cat(log_probs)

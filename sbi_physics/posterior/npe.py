@@ -14,7 +14,7 @@ import torch
 from nflows.flows.base import Flow
 from torch import nn
 
-from sbi_physics.core.checks import resolve_device
+from sbi_physics.core.checks import positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
@@ -28,6 +28,9 @@ from sbi_physics.train.loop import train
 
 __all__ = ["NPE"]
 
+# Members of an ensemble are stopped early: their mixture corrects what each has not learnt, at a third of the price.
+ENSEMBLE_EPOCHS = 9
+
 
 class NPE:
     """Neural posterior estimation.
@@ -38,6 +41,8 @@ class NPE:
             what the embedding gives; `fit` trains a copy of it.
         embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        ensemble: k flows trained in one pass, whose mixture is the posterior: a better fit where data are few, and
+            wider where the flows disagree.  Without a `config` they train for fewer epochs than a single flow.
         config: settings of the training loop.
         engine: how flows are run: ``"auto"``, ``"compiled"`` or ``"eager"`` (`models.flows.engines`).
         **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
@@ -50,6 +55,7 @@ class NPE:
         embedding: nn.Module | None = None,
         device: str | torch.device = "auto",
         *,
+        ensemble: int = 1,
         config: TrainConfig | None = None,
         engine: str = "auto",
         **options: Any,
@@ -62,8 +68,11 @@ class NPE:
         if embedding is not None and not isinstance(embedding, nn.Module):
             raise UsageError(f"embedding: expected a torch module, got {type(embedding).__name__}")
         self.model, self.embedding, self.options = model, embedding, options
+        if isinstance(model, Flow) and ensemble != 1:
+            raise UsageError("ensemble: copies of a flow of your own would start equal and stay so; name a flow")
+        self.ensemble = positive_integer(ensemble, "ensemble")
         self.device = resolve_device(device)
-        self.config = config or TrainConfig()
+        self.config = config or (TrainConfig() if ensemble == 1 else TrainConfig(epochs=ENSEMBLE_EPOCHS))
         self.engine = check_engine(engine)
 
     def fit(
@@ -101,6 +110,7 @@ class NPE:
             tuple(values.shape[1:]),
             self.options,
             embedding is not None,
+            self.ensemble,
         )
         with seeded(derive(check_seed(seed), "weights")):
             density = build_density(
@@ -112,6 +122,8 @@ class NPE:
             density,
             density.loss,
             [encoded.detach(), density.context_scaling(values.to(self.device)).detach()],
+            gradient=density.add_gradient,
+            graphed=self.engine in ("auto", "graphed"),
             weights=weights,
             config=self.config,
             seed=derive(seed, "train"),

@@ -11,6 +11,7 @@ from sbi_physics.core.errors import UsageError
 __all__ = ["TrainConfig", "TrainingRecord"]
 
 _OPTIMIZERS = ("muon", "adamw")
+_PRECISIONS = ("32-true", "bf16-mixed")
 _SCHEDULES = ("one-cycle", "cosine", "constant")
 
 
@@ -31,6 +32,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule": (lambda v: v in _SCHEDULES, "'one-cycle', 'cosine' or 'constant'"),
     "warmup": (_real(lambda v: 0 < v < 1), "a number between 0 and 1"),
     "ema": (_real(lambda v: 0 <= v < 1), "a number in [0, 1)"),
+    "precision": (lambda v: v in _PRECISIONS, "'32-true' or 'bf16-mixed'"),
     "clip_norm": (_real(lambda v: 0 < v < math.inf), "a finite number above 0"),
     "validation_fraction": (_real(lambda v: 0 < v < 1), "a number between 0 and 1"),
     "patience": (_whole, "an integer of at least 1"),
@@ -54,6 +56,8 @@ class TrainConfig:
         warmup: share of the steps in which one-cycle rises.
         ema: decay of the exponential moving average of the weights for each step; 0 for none.  The average is what is
             validated and kept.
+        precision: ``"32-true"``, or ``"bf16-mixed"`` for matrix products of the networks in bfloat16; the transforms of
+            the data and the weights stay in single precision.
         clip_norm: largest norm of the gradient.
         validation_fraction: share of the events held out.
         patience: epochs without a better validation loss after which training stops.
@@ -72,6 +76,7 @@ class TrainConfig:
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup: float = 0.1
     ema: float = 0.99
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     clip_norm: float = 5.0
     validation_fraction: float = 0.1
     patience: int = 20

@@ -17,9 +17,16 @@ from sbi_physics.train.flat import FlatParameters
 __all__ = ["Muon", "make_optimizers"]
 
 _MOMENTUM = 0.95
-# Coefficients of the quintic iteration of Jordan et al.: singular values come within about 0.3 of one.
-_QUINTIC = (3.4445, -4.7750, 2.0315)
-_ITERATIONS = 5
+# Coefficients a, b, c of each iteration: step by step the odd quintic polynomial that is nearest to one on the interval
+# where the singular values may lie, [0.01, 1] at first and [0.73, 1.27] at the end (Polar Express, Amsel et al. 2025,
+# arXiv:2505.16932).
+_QUINTICS = (
+    (8.093373099723394, -23.62045400435802, 17.446170794046914),
+    (3.636585614399225, -2.721926920057967, 0.5365463415943196),
+    (2.661299521482151, -1.9771541458824455, 0.4526163686355036),
+)
+# Rounding may lift a singular value above one, where the polynomials grow.
+_MARGIN = 1.02
 
 
 def make_optimizers(
@@ -35,12 +42,17 @@ def make_optimizers(
     """
     optimizers: list[torch.optim.Optimizer] = []
     end = parameters.small if name == "muon" else len(parameters.values)
+    on_device = parameters.values.is_cuda
+    # On a GPU what changes from step to step is a tensor there, so that a step can be recorded.
+    rate: Any = torch.tensor(learning_rate, device=parameters.values.device) if on_device else learning_rate
     if end:
         vector = _with_gradient(parameters.values[:end], parameters.gradients[:end])
-        optimizers.append(torch.optim.AdamW([vector], learning_rate, weight_decay=weight_decay, fused=True))
+        optimizers.append(
+            torch.optim.AdamW([vector], rate, weight_decay=weight_decay, fused=True, capturable=on_device)
+        )
     if end < len(parameters.values):
         matrices = [_with_gradient(*pair) for pair in parameters.matrices]
-        optimizers.append(Muon(matrices, learning_rate, weight_decay=weight_decay))
+        optimizers.append(Muon(matrices, rate, weight_decay=weight_decay))
     return optimizers
 
 
@@ -55,11 +67,11 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: matrices ``(*, m, n)``, each of the last two axes a matrix of its own.
-        lr: learning rate.
+        lr: learning rate, a number or a scalar tensor.
         weight_decay: decoupled.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, *, weight_decay: float = 0.0) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float | Tensor, *, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -75,16 +87,15 @@ class Muon(torch.optim.Optimizer):
                 momentum.lerp_(matrices.grad, 1 - _MOMENTUM)
                 direction = nearest_orthogonal(matrices.grad.lerp(momentum, _MOMENTUM))
                 matrices.mul_(1 - group["lr"] * group["weight_decay"])
-                matrices.add_(direction, alpha=-group["lr"] * 0.2 * max(matrices.shape[-2:]) ** 0.5)
+                matrices.add_(direction.mul_(-group["lr"] * 0.2 * max(matrices.shape[-2:]) ** 0.5))
 
 
 def nearest_orthogonal(matrices: Tensor) -> Tensor:
-    """Approximate U V^T of each matrix U S V^T ``(*, m, n)`` by a Newton-Schulz iteration without a decomposition."""
-    a, b, c = _QUINTIC
+    """Approximate U V^T of each matrix U S V^T ``(*, m, n)`` by polynomials of the matrix, without a decomposition."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).reshape(-1, *sorted(matrices.shape[-2:]))
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-12)
-    for _ in range(_ITERATIONS):
+    x = x / (_MARGIN * torch.linalg.matrix_norm(x, keepdim=True)).clamp(min=1e-12)
+    for a, b, c in _QUINTICS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).reshape(matrices.shape)

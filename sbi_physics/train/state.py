@@ -64,12 +64,18 @@ class TrainingState:
             flat.gradients.mul_((largest / (norm + 1e-6)).clamp(max=1.0).to(flat.gradients))
         return norm
 
-    def update_average(self, decay: float) -> None:
-        """Move the averaged weights towards the present ones; early steps average over fewer."""
-        # The first steps are far from the end point: a bias-corrected decay forgets them.
-        effective = min(decay, (1 + self.step) / (10 + self.step))
+    def set_learning_rate(self, value: float) -> None:
+        """Set the learning rate of the next step."""
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
+
+    def update_average(self, decay: Tensor) -> None:
+        """Move the averaged weights towards the present ones; `decay` is a scalar."""
         for average, flat in zip(self.average, self.parameters, strict=True):
-            average.lerp_(flat.values, 1 - effective)
+            average.lerp_(flat.values, (1 - decay).to(average))
 
     def swap_average(self) -> None:
         """Exchange the weights of the model with their average (done before and after validating)."""

@@ -92,6 +92,58 @@ def gradients(flow, events, contexts, weights, engine):
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, [*inputs, *used], strict=True)]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("features", "context"), [(1, None), (1, 4), (2, None), (5, 3), (40, 50)])
+def test_value_and_gradient_in_one_pass_agree(features, context, threads):
+    flow, exact = flow_of(features, context)
+    events, contexts = rows(300, features, context)
+    weights = torch.randn(300, generator=torch.Generator().manual_seed(2))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = added_gradients(flow, events, contexts, weights, "compiled")
+    finally:
+        torch.set_num_threads(before)
+    expected = added_gradients(exact, events.double(), double(contexts), weights.double(), "eager")
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-6, atol=TOLERANCE * features)
+    scale = max(float(g.abs().max()) for g in expected[1:])
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=TOLERANCE * scale)
+
+
+def added_gradients(flow, events, contexts, weights, engine):
+    """The log-densities, and the gradients that were added to those of context and parameters."""
+    context = None if contexts is None else contexts.clone().requires_grad_()
+    leaves = [*([] if context is None else [context]), *flow.parameters()]
+    for leaf in leaves:
+        leaf.grad = torch.ones_like(leaf)
+    # Twice what is asked is asked for through a graph of the user's own, as an embedding network makes it.
+    summary = None if context is None else 2 * context
+    log_prob = engines.add_gradient(flow, events, summary, weights, engine=engine)
+    assert not log_prob.requires_grad
+    return [log_prob, *(leaf.grad - 1 for leaf in leaves)]
+
+
+def test_one_context_gets_the_gradient_of_all_rows():
+    flow, _ = flow_of(5, 3)
+    events, contexts = rows(70, 5, 3)
+    gradients = []
+    for context in (contexts[:1].clone(), contexts[:1].repeat(70, 1)):
+        context.requires_grad_()
+        engines.add_gradient(flow, events, context, torch.ones(70), engine="compiled")
+        gradients.append(context.grad.sum(0))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-3)
+
+
+def test_frozen_weights_get_no_gradient():
+    flow, _ = flow_of(5, 3)
+    events, contexts = rows(70, 5, 3)
+    frozen = flow._transform._transforms[1].bias.requires_grad_(False)
+    engines.add_gradient(flow, events, contexts, torch.ones(70), engine="compiled")
+    assert frozen.grad is None
+    assert all(p.grad is not None for p in flow.parameters() if p is not frozen)
+
+
 @pytest.mark.parametrize(("blocks", "bins", "tail_bound"), [(1, 3, 1.0), (2, 8, 5.0), (3, 16, 10.0)])
 def test_compiled_flows_of_other_shapes_agree(blocks, bins, tail_bound):
     flow, exact = flow_of(3, 2, blocks=blocks, bins=bins, tail_bound=tail_bound, hidden_features=33)
@@ -243,5 +295,5 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_lacks():
 
 
 def test_engines_by_name():
-    with pytest.raises(UsageError, match="engine: expected one of auto, eager, compiled, got 'fast'"):
+    with pytest.raises(UsageError, match="engine: expected one of auto, eager, compiled, graphed, got 'fast'"):
         FlowDensity(build_flow("nsf", 2, None), (2,), engine="fast")

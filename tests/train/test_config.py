@@ -19,6 +19,7 @@ BAD = {
     "schedule": (["linear", "", None, 3, ["cosine"]], "'one-cycle', 'cosine' or 'constant'"),
     "warmup": ([0.0, 1.0, -0.1, math.nan], "a number between 0 and 1"),
     "ema": ([-0.1, 1.0, math.nan, None], r"a number in \[0, 1\)"),
+    "precision": (["16", None, "bf16"], "'32-true' or 'bf16-mixed'"),
     "clip_norm": ([0.0, -5.0, math.nan, math.inf], "a finite number above 0"),
     "validation_fraction": ([0.0, 1.0, 1.2, -0.1, math.nan], "a number between 0 and 1"),
     "max_seconds": ([0.0, -1.0, math.nan, "1h"], "a number above 0, or None"),

@@ -472,3 +472,40 @@ def test_only_a_terminal_is_shown_progress(progress, terminal, location, monkeyp
     assert capfd.readouterr() == ("", "")
     assert ("fitting" in error.getvalue()) == (progress and terminal)
     assert bool(error.getvalue()) == (progress and terminal)
+
+
+class TestGradientsOfOnesOwn:
+    def test_they_replace_automatic_differentiation(self, network, pairs):
+        """A gradient by hand gives the training that automatic differentiation gives."""
+        weights = 0.5 + torch.rand(200, generator=torch.Generator().manual_seed(1))
+
+        def fit(model, gradient):
+            config = TrainConfig(epochs=3, batch_size=32)
+            return train(model, model.loss, pairs, gradient=gradient, weights=weights, config=config, progress=False)
+
+        plain, by_hand = network(), network()
+
+        def gradient(weights, x, y):
+            each = by_hand.loss(x, y)
+            used = [p for p in by_hand.parameters() if p.requires_grad]
+            for p, g in zip(used, torch.autograd.grad(weights @ each, used), strict=True):
+                p.grad += g
+            return each.detach()
+
+        assert fit(plain, None).train_loss == pytest.approx(fit(by_hand, gradient).train_loss, rel=1e-6)
+
+
+class TestMixedPrecision:
+    def test_the_fit_is_that_of_single_precision(self):
+        """Only the networks are in half precision: the log-density moves by less than it scatters between seeds."""
+        data = torch.stack([normal(4000), normal(4000, seed=1)], 1).float()
+        data[:, 1] += data[:, 0] ** 2
+        losses = {}
+        for precision in ("32-true", "bf16-mixed"):
+            density = FlowDensity(build_flow("nsf", 2, None, transforms=2), (2,), engine="eager").fit_scaling(data)
+            config = TrainConfig(epochs=5, precision=precision)
+            losses[precision] = train(
+                density, density.loss, [density.encode(data)[0]], config=config, progress=False
+            ).validation_loss
+        assert losses["bf16-mixed"] != losses["32-true"]
+        assert losses["bf16-mixed"][-1] == pytest.approx(losses["32-true"][-1], abs=0.05)

@@ -18,8 +18,9 @@ def test_the_update_points_along_the_nearest_orthogonal_matrix(shape):
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     found = nearest_orthogonal(matrix)
     singular_values = torch.linalg.svdvals(found)
-    assert singular_values.min() > 0.5
+    # The smallest of a random square matrix may be below the 1 % from which on they come to one.
     assert singular_values.max() < 1.3
+    assert (singular_values > 0.7).double().mean() > 0.9
     # The singular vectors stay; only the values move.
     torch.testing.assert_close(
         u.mT @ found @ vh.mT, torch.diag_embed((u.mT @ found @ vh.mT).diagonal(dim1=-2, dim2=-1))

@@ -68,7 +68,7 @@ class _MaskedLayer(Transform):
         return torch.stack(outputs, dim=1), log_derivative
 
     def _choose(self, inputs: Tensor, context: Tensor | None) -> Tensor:
-        return made(self.conditioner, inputs, context).view(*inputs.shape, self.parameters_each)
+        return made(self.conditioner, inputs, context).to(inputs).view(*inputs.shape, self.parameters_each)
 
     def _elementwise(self, inputs: Tensor, parameters: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -62,7 +62,9 @@ class SplineCoupling(Transform):
     def _apply_splines(self, inputs: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         kept, moved = inputs[:, : self.kept], inputs[:, self.kept :]
         seen = kept if self.kept else torch.zeros_like(inputs)
-        parameters = residual_net(self.conditioner, seen, context).view(*moved.shape, spline_parameters(self.bins))
+        parameters = (
+            residual_net(self.conditioner, seen, context).to(inputs).view(*moved.shape, spline_parameters(self.bins))
+        )
         moved, log_derivative = rational_quadratic_spline(
             moved, parameters, bins=self.bins, tail_bound=self.tail_bound, inverse=inverse
         )

@@ -3,7 +3,8 @@
 ============  =====================================================================================================
 ``eager``     operation by operation in PyTorch: any flow, any device, any precision; the reference
 ``compiled``  all layers in one compiled function (`native`): spline couplings in single precision on the CPU
-``auto``      compiled while training and for 2,048 rows or more, where it can be; else eager
+``graphed``   eager, with the whole step of training recorded once as a CUDA graph and replayed (`train.step`)
+``auto``      graphed on a CUDA device; on the CPU compiled while training and for 2,048 rows or more; else eager
 ============  =====================================================================================================
 
 A context of one row serves all rows and is projected once.
@@ -20,9 +21,9 @@ from sbi_physics.models.flows.coupling import SplineCoupling
 from sbi_physics.models.flows.linear import LULinear, Permutation
 from sbi_physics.models.flows.native.engine import NativeFlow, native_flow
 
-__all__ = ["ENGINES", "check_engine", "from_noise", "log_prob"]
+__all__ = ["ENGINES", "add_gradient", "check_engine", "from_noise", "log_prob", "runs_compiled"]
 
-ENGINES = ("auto", "eager", "compiled")
+ENGINES = ("auto", "eager", "compiled", "graphed")
 
 _BROADCAST = (SplineCoupling, MaskedAffine, MaskedSpline, LULinear, Permutation)
 # Fewer rows than this are done before a library is loaded.
@@ -36,6 +37,11 @@ def check_engine(name: str) -> str:
     return name
 
 
+def runs_compiled(flow: Flow, rows: Tensor, engine: str) -> bool:
+    """Whether this engine runs these rows ``(n, D)`` through a compiled flow."""
+    return _native(flow, rows, engine) is not None
+
+
 def log_prob(flow: Flow, inputs: Tensor, context: Tensor | None, *, engine: str = "auto") -> Tensor:
     """Log-density ``(n,)`` of inputs ``(n, D)`` given embedded contexts ``(n, C)``, ``(1, C)`` or None."""
     native = _native(flow, inputs, engine)
@@ -44,6 +50,25 @@ def log_prob(flow: Flow, inputs: Tensor, context: Tensor | None, *, engine: str 
     context = _rows(flow, context, len(inputs))
     noise, ladj = flow._transform(inputs, context=context)
     return _base_log_prob(flow, noise, context) + ladj
+
+
+def add_gradient(
+    flow: Flow, inputs: Tensor, context: Tensor | None, weights: Tensor, *, engine: str = "auto"
+) -> Tensor:
+    """Log-densities ``(n,)``; the gradient of ``sum(weights * log_prob)`` is added to `grad` of what they depend on.
+
+    The weights being known beforehand, value and gradient are one pass over the rows where there is a compiled flow.
+    """
+    native = None if inputs.requires_grad else _native(flow, inputs, engine)
+    done = native.add_gradient(inputs, context, weights) if native is not None else None
+    if done is None:
+        found = log_prob(flow, inputs, context, engine=engine)
+        (weights * found).sum().backward()
+        return found.detach()
+    found, grad_context = done
+    if context is not None and grad_context is not None:
+        context.backward(grad_context)
+    return found
 
 
 def from_noise(flow: Flow, noise: Tensor, context: Tensor | None, *, engine: str = "auto") -> tuple[Tensor, Tensor]:
@@ -60,7 +85,7 @@ def from_noise(flow: Flow, noise: Tensor, context: Tensor | None, *, engine: str
 def _native(flow: Flow, rows: Tensor, engine: str) -> NativeFlow | None:
     weight = next(flow.parameters(), rows)
     suitable = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32 and len(rows) > 0
-    if engine == "eager" or not suitable:
+    if engine in ("eager", "graphed") or not suitable:
         return None
     if engine == "auto" and not flow.training and len(rows) < _WORTH_COMPILING:
         return None

@@ -40,8 +40,10 @@ class LULinear(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to noise: inputs ``(n, D)`` give outputs ``(n, D)`` and the log-determinant ``(n,)``."""
-        lower, upper, ladj = self._factors()
-        return F.linear(inputs, lower @ upper, self.bias), ladj.expand(len(inputs))
+        # Not in half precision, where the networks may be: this moves the data themselves.
+        with torch.autocast(inputs.device.type, enabled=False):
+            lower, upper, ladj = self._factors()
+            return F.linear(inputs, lower @ upper, self.bias), ladj.expand(len(inputs))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise to data, with the log-determinant of that direction."""

@@ -51,7 +51,7 @@ def load_library(shape: Shape) -> ctypes.CDLL | None:
         _log_once(f"flows run without compilation: {' '.join(str(detail).split())[:300]}")
         return None
     library.run.restype = None
-    for name in ("work_bytes", "call_bytes", "parameter_count"):
+    for name in ("work_bytes", "call_bytes"):
         getattr(library, name).restype = ctypes.c_size_t
     return library
 

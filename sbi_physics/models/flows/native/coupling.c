@@ -293,19 +293,19 @@ static inline vec spline_gradient(vec *gradient, const vec *parameters, vec x, v
 
 /* ---- layers ---------------------------------------------------------------------------------------------------- */
 
-/* The weights of a layer, in the order of the parameters of the flow. */
+/* The parameters of a layer, or their gradients, in the order in which they come from outside. */
 typedef struct {
 #if FEATURES > 1
-    float lower[FEATURES * FEATURES], upper[FEATURES * FEATURES], diagonal[FEATURES], shift[FEATURES];
+    float *lower, *upper, *diagonal, *shift;
 #endif
-    float first[HIDDEN * (SEEN + CONTEXT)], first_bias[HIDDEN];
+    float *first, *first_bias;
     struct {
 #if CONTEXT
-        float gate[HIDDEN * CONTEXT], gate_bias[HIDDEN];
+        float *gate, *gate_bias;
 #endif
-        float inner[HIDDEN * HIDDEN], inner_bias[HIDDEN], outer[HIDDEN * HIDDEN], outer_bias[HIDDEN];
+        float *inner, *inner_bias, *outer, *outer_bias;
     } block[BLOCKS];
-    float last[OUT * HIDDEN], last_bias[OUT];
+    float *last, *last_bias;
 } layer_t;
 
 typedef float matrix_t[FEATURES * FEATURES];
@@ -325,7 +325,6 @@ typedef struct {
 
 size_t work_bytes(void) { return LAYERS * sizeof(trace_t); }
 int tile_rows(void) { return ROWS; }
-size_t parameter_count(void) { return LAYERS * sizeof(layer_t) / sizeof(float); }
 
 /* out = x sigmoid(x); the sigmoid is kept. */
 static void silu(feature *out, const feature *x, feature *open) {
@@ -410,20 +409,27 @@ static void all_layers(const layer_t *layers, const matrix_t *mixes, trace_t *tr
 /* One call from outside: what to do with which rows.  The rows are cut into shares, which threads take in turn; a share
  * has its own scratch memory and gradient, so that the sums do not depend on who takes it. */
 typedef struct {
-    const float *const *parameters; /* of the flow, gathered in `weights` */
-    const ptrdiff_t *sizes;
-    const long long *orders; /* the permutation in front of each linear map */
-    float *weights;
+    const layer_t *layers, *targets; /* parameters, and what their gradients are added to */
+    const ptrdiff_t *sizes;          /* of the parameters */
+    const long long *orders;         /* the permutation in front of each linear map */
     matrix_t *mixes, *grad_mixes;
-    const float *rows, *contexts;
-    const float *grad_outputs, *grad_ladj;
-    float *outputs, *ladj, *gradient, *grad_contexts;
+    const float *rows, *contexts, *grad_outputs, *grad_ladj;
+    float *outputs, *ladj, *grad_contexts;
+    float *gradients; /* of all shares but the first, which adds to the targets itself */
     char *work;
     const ptrdiff_t *edges;
-    ptrdiff_t count, context_stride, shares, next;
-    double constant; /* log-determinant of the linear maps */
-    int task; /* 0: data to noise; 1: noise to data, the matrices being inverse; 2: gradients */
+    ptrdiff_t size, context_stride, shares, next; /* size: of all parameters together */
+    double constant;                              /* log-determinant of the linear maps */
+    int task;
 } call_t;
+
+enum {
+    TO_NOISE,  /* outputs and ladj from data */
+    TO_DATA,   /* outputs and ladj from noise; the matrices are inverse */
+    GRADIENTS, /* gradients, in outputs those of the rows, from grad_outputs and grad_ladj */
+    OBJECTIVE, /* log-densities in ladj, and gradients of their sum weighted by grad_ladj, in one pass */
+    REDUCTION, /* the second half of the last two: add the gradients of all shares to the targets */
+};
 
 size_t call_bytes(void) { return sizeof(call_t); }
 
@@ -434,14 +440,14 @@ static void to_noise(const call_t *call, void *work, ptrdiff_t begin, ptrdiff_t 
         for (int v = 0; v < VECTORS; v++) sum[v] = all((float)call->constant);
         load(context, call->contexts + row * call->context_stride, call->context_stride, CONTEXT, rows);
         load(state, call->rows + row * FEATURES, FEATURES, FEATURES, rows);
-        all_layers((const layer_t *)call->weights, (const matrix_t *)call->mixes, work, 0, context, state, sum);
+        all_layers(call->layers, call->mixes, work, 0, context, state, sum);
         save(call->outputs + row * FEATURES, FEATURES, state, rows);
         save(call->ladj + row, 1, &sum, rows);
     }
 }
 
 static void to_data(const call_t *call, void *work, ptrdiff_t begin, ptrdiff_t end) {
-    const layer_t *layers = (const layer_t *)call->weights;
+    const layer_t *layers = call->layers;
     trace_t *trace = work;
     for (ptrdiff_t row = begin; row < end; row += ROWS) {
         const int rows = end - row < ROWS ? (int)(end - row) : ROWS;
@@ -470,7 +476,7 @@ static void to_data(const call_t *call, void *work, ptrdiff_t begin, ptrdiff_t e
 }
 
 /* The gradient of one layer and tile: `state` holds that of its output and leaves with that of its input. */
-static void layer_gradient(const layer_t *layer, const float *mix, layer_t *gradient, float *grad_mix, const trace_t *trace, const feature *context,
+static void layer_gradient(const layer_t *layer, const float *mix, const layer_t *gradient, float *grad_mix, const trace_t *trace, const feature *context,
                            const float *context_rows, feature *state, const vec *grad_ladj, feature *grad_context) {
     feature hidden[HIDDEN], change[HIDDEN], active[HIDDEN], out[OUT];
     float rows[ROWS * PADDED(HIDDEN > FEATURES ? HIDDEN : FEATURES)] __attribute__((aligned(64)));
@@ -532,29 +538,72 @@ static void layer_gradient(const layer_t *layer, const float *mix, layer_t *grad
 #endif
 }
 
+/* From noise and its log-determinant to the log-density under a standard normal; `state` leaves with the gradient. */
+static void normal_density(feature *state, feature ladj, const feature weight) {
+    for (int v = 0; v < VECTORS; v++) {
+        vec square = all(0.0f);
+        for (int d = 0; d < FEATURES; d++) {
+            square += state[d][v] * state[d][v];
+            state[d][v] *= -weight[v];
+        }
+        ladj[v] -= 0.5f * square + 0.918938533f * FEATURES;
+    }
+}
+
+#define PARAMETERS (sizeof(layer_t) / sizeof(float *))
+
+/* Lay the gradients of a share out in its memory. */
+static void own_gradients(const call_t *call, layer_t *layers, float *memory) {
+    memset(memory, 0, call->size * sizeof(float));
+    float **each = (float **)layers;
+    for (size_t i = 0; i < LAYERS * PARAMETERS; memory += call->sizes[i++]) each[i] = memory;
+}
+
 /* Add the gradient in the weights to that of the share, and write those in the rows, and in the contexts where these are
  * wanted.  The layers are computed again: a tile stays in the cache, where a whole batch would go through memory. */
 static void gradients(const call_t *call, void *work, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t share) {
-    const layer_t *layers = (const layer_t *)call->weights;
+    const layer_t *layers = call->layers;
     const trace_t *trace = work;
-    layer_t *gradient = (layer_t *)call->gradient + share * LAYERS;
+    layer_t own[LAYERS];
+    const layer_t *gradient = share ? own : call->targets;
     matrix_t *grad_mixes = call->grad_mixes + share * LAYERS;
+    if (share) own_gradients(call, own, call->gradients + (share - 1) * call->size);
+    if (call->grad_mixes) memset(grad_mixes, 0, LAYERS * sizeof *grad_mixes);
     for (ptrdiff_t row = begin; row < end; row += ROWS) {
         const int rows = end - row < ROWS ? (int)(end - row) : ROWS;
-        feature context[CONTEXT + 1], state[FEATURES], ladj, grad_context[CONTEXT + 1];
+        feature context[CONTEXT + 1], state[FEATURES], ladj, grad_ladj, grad_context[CONTEXT + 1];
         float context_rows[ROWS * PADDED(CONTEXT + 1)] __attribute__((aligned(64)));
+        for (int v = 0; v < VECTORS; v++) ladj[v] = all((float)call->constant);
         load(context, call->contexts + row * call->context_stride, call->context_stride, CONTEXT, rows);
         load(state, call->rows + row * FEATURES, FEATURES, FEATURES, rows);
-        all_layers(layers, (const matrix_t *)call->mixes, work, 1, context, state, ladj);
+        load(&grad_ladj, call->grad_ladj + row, 1, 1, rows);
+        all_layers(layers, call->mixes, work, 1, context, state, ladj);
+        if (call->task == OBJECTIVE) {
+            normal_density(state, ladj, grad_ladj);
+            save(call->ladj + row, 1, &ladj, rows);
+        } else
+            load(state, call->grad_outputs + row * FEATURES, FEATURES, FEATURES, rows);
         transpose(context_rows, context, CONTEXT, PADDED(CONTEXT));
         memset(grad_context, 0, sizeof grad_context);
-        load(state, call->grad_outputs + row * FEATURES, FEATURES, FEATURES, rows);
-        load(&ladj, call->grad_ladj + row, 1, 1, rows);
         for (int l = LAYERS - 1; l >= 0; l--)
-            layer_gradient(layers + l, call->mixes[l], gradient + l, grad_mixes[l], trace + l, context, context_rows, state, ladj,
+            layer_gradient(layers + l, call->mixes[l], gradient + l, grad_mixes[l], trace + l, context, context_rows, state, grad_ladj,
                            call->grad_contexts ? grad_context : NULL);
-        save(call->outputs + row * FEATURES, FEATURES, state, rows);
+        if (call->outputs) save(call->outputs + row * FEATURES, FEATURES, state, rows);
         if (call->grad_contexts) save(call->grad_contexts + row * CONTEXT, CONTEXT, grad_context, rows);
+    }
+}
+
+/* Add a part of the gradients of all other shares to the targets. */
+static void reduce(const call_t *call, ptrdiff_t part) {
+    const ptrdiff_t begin = call->size * part / call->shares, end = call->size * (part + 1) / call->shares;
+    float *const *targets = (float *const *)call->targets;
+    ptrdiff_t start = 0;
+    for (size_t i = 0; i < LAYERS * PARAMETERS && start < end; start += call->sizes[i++]) {
+        const ptrdiff_t first = begin > start ? begin - start : 0, beyond = end - start < call->sizes[i] ? end - start : call->sizes[i];
+        for (ptrdiff_t share = 1; share < call->shares; share++) {
+            const float *other = call->gradients + (share - 1) * call->size + start;
+            for (ptrdiff_t j = first; j < beyond; j++) targets[i][j] += other[j];
+        }
     }
 }
 
@@ -564,10 +613,12 @@ static void take_shares(void *data) {
     while ((share = __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED)) < call->shares) {
         const ptrdiff_t begin = call->edges[share], end = call->edges[share + 1];
         void *work = call->work + share * work_bytes();
-        if (call->task == 0)
+        if (call->task == TO_NOISE)
             to_noise(call, work, begin, end);
-        else if (call->task == 1)
+        else if (call->task == TO_DATA)
             to_data(call, work, begin, end);
+        else if (call->task == REDUCTION)
+            reduce(call, share);
         else
             gradients(call, work, begin, end, share);
     }
@@ -617,7 +668,7 @@ static double mixing(const layer_t *layer, const long long *order, float *mix, i
     return ladj;
 }
 
-static void mixing_gradient(const layer_t *layer, const long long *order, const float *grad_mix, double grad_ladj, layer_t *gradient) {
+static void mixing_gradient(const layer_t *layer, const long long *order, const float *grad_mix, double grad_ladj, const layer_t *gradient) {
     double lower[FEATURES * FEATURES], upper[FEATURES * FEATURES];
     factor(layer, lower, upper);
     for (int i = 0; i < FEATURES; i++)
@@ -625,54 +676,49 @@ static void mixing_gradient(const layer_t *layer, const long long *order, const 
             double sum = 0;
             if (j < i) {
                 for (int k = j; k < FEATURES; k++) sum += AT(grad_mix, i, order[k]) * AT(upper, j, k);
-                AT(gradient->lower, i, j) = (float)sum;
+                AT(gradient->lower, i, j) += (float)sum;
                 continue;
             }
             for (int k = i; k < FEATURES; k++) sum += AT(lower, k, i) * AT(grad_mix, k, order[j]);
             if (j > i)
-                AT(gradient->upper, i, j) = (float)sum;
+                AT(gradient->upper, i, j) += (float)sum;
             else
-                gradient->diagonal[i] = (float)((sum + grad_ladj / AT(upper, i, i)) / (1 + exp(-layer->diagonal[i])));
+                gradient->diagonal[i] += (float)((sum + grad_ladj / AT(upper, i, i)) / (1 + exp(-layer->diagonal[i])));
         }
 }
 #endif
 
-static void prepare(call_t *call) {
-    float *target = call->weights;
-    for (ptrdiff_t i = 0; i < call->count; target += call->sizes[i++])
-        memcpy(target, call->parameters[i], call->sizes[i] * sizeof(float));
-    call->constant = 0;
-#if FEATURES > 1
-    for (int l = 0; l < LAYERS; l++)
-        call->constant += mixing((const layer_t *)call->weights + l, call->orders + l * FEATURES, call->mixes[l], call->task == 1);
-    if (call->task == 1) call->constant = -call->constant;
-#endif
-}
+typedef void team_t(void (*)(void *), void *, unsigned, unsigned);
 
-/* Sum the gradients of the shares in the first. */
-static void reduce(call_t *call, ptrdiff_t rows) {
-    const ptrdiff_t size = LAYERS * sizeof(layer_t) / sizeof(float);
-    for (ptrdiff_t share = 1; share < call->shares; share++)
-        for (ptrdiff_t i = 0; i < size; i++) call->gradient[i] += call->gradient[share * size + i];
-#if FEATURES > 1
-    double total = 0;
-    for (ptrdiff_t i = 0; i < rows; i++) total += call->grad_ladj[i];
-    for (int l = 0; l < LAYERS; l++) {
-        for (ptrdiff_t share = 1; share < call->shares; share++)
-            for (int i = 0; i < FEATURES * FEATURES; i++) call->grad_mixes[l][i] += call->grad_mixes[share * LAYERS + l][i];
-        mixing_gradient((const layer_t *)call->weights + l, call->orders + l * FEATURES, call->grad_mixes[l], total,
-                        (layer_t *)call->gradient + l);
-    }
-#endif
-}
-
-/* `team` is GOMP_parallel of the OpenMP library that PyTorch has loaded, or null: a second library would bring a second
- * set of threads, and those of PyTorch keep a core busy for a while after each of its own operations. */
-void run(call_t *call, void (*team)(void (*)(void *), void *, unsigned, unsigned)) {
-    prepare(call);
+static void run_shares(call_t *call, int task, team_t *team) {
+    call->task = task;
+    call->next = 0;
     if (team && call->shares > 1)
         team(take_shares, call, (unsigned)call->shares, 0);
     else
         take_shares(call);
-    if (call->task == 2) reduce(call, call->edges[call->shares]);
+}
+
+/* `team` is GOMP_parallel of the OpenMP library that PyTorch has loaded, or null: a second library would bring a second
+ * set of threads, and those of PyTorch keep a core busy for a while after each of its own operations. */
+void run(call_t *call, team_t *team) {
+    const int task = call->task;
+    double constant = 0;
+#if FEATURES > 1
+    for (int l = 0; l < LAYERS; l++)
+        constant += mixing(call->layers + l, call->orders + l * FEATURES, call->mixes[l], task == TO_DATA);
+#endif
+    call->constant = task == TO_DATA ? -constant : constant;
+    run_shares(call, task, team);
+    if (task < GRADIENTS) return;
+    if (call->shares > 1) run_shares(call, REDUCTION, team);
+#if FEATURES > 1
+    double total = 0;
+    for (ptrdiff_t i = 0; i < call->edges[call->shares]; i++) total += call->grad_ladj[i];
+    for (int l = 0; l < LAYERS; l++) {
+        for (ptrdiff_t share = 1; share < call->shares; share++)
+            for (int i = 0; i < FEATURES * FEATURES; i++) call->grad_mixes[l][i] += call->grad_mixes[share * LAYERS + l][i];
+        mixing_gradient(call->layers + l, call->orders + l * FEATURES, call->grad_mixes[l], total, call->targets + l);
+    }
+#endif
 }

@@ -6,7 +6,7 @@ divided among threads; with one number of threads the same rows give the same bi
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -38,24 +38,45 @@ class NativeFlow:
     """
 
     def __init__(self, flow: Flow, library: ctypes.CDLL) -> None:
-        self.compiled = library
         self._base = flow._distribution
         self._parameters = _parameters(flow)
         orders = [t.order for t in flow._transform._transforms if isinstance(t, Permutation)]
-        self._orders = torch.cat(orders) if orders else None
+        self._program = _Program(library, torch.cat(orders) if orders else None, [p.numel() for p in self._parameters])
 
     def log_prob(self, inputs: Tensor, context: Tensor | None) -> Tensor:
         """Log-density ``(n,)`` of inputs ``(n, D)`` given contexts ``(n, C)`` or ``(1, C)``; differentiable once."""
-        noise, ladj = _ToNoise.apply(inputs, context, self.compiled, self._orders, *self._parameters)
+        noise, ladj = _ToNoise.apply(inputs, context, self._program, *self._parameters)
         return self._base.log_prob(noise) + ladj
+
+    def add_gradient(
+        self, inputs: Tensor, context: Tensor | None, weights: Tensor
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Value and gradient in one pass over the rows, without autograd.
+
+        Args:
+            inputs: ``(n, D)``.
+            context: ``(n, C)``, ``(1, C)`` or None.
+            weights: ``(n,)``; the gradient of ``sum(weights * log_prob)`` is added to `grad` of each parameter.
+
+        Returns:
+            Log-densities ``(n,)`` and the gradient in the context, where that is wanted; None, and nothing done, where
+            some of the parameters are not to be trained.
+        """
+        if not all(p.requires_grad for p in self._parameters):
+            return None
+        inputs, log_prob = inputs.detach().contiguous(), inputs.new_empty(len(inputs))
+        call = _Call(self._program, self._parameters, inputs, context)
+        grad_contexts = _like_contexts(inputs, context) if context is not None and context.requires_grad else None
+        targets, weights = [_gradient(p) for p in self._parameters], weights.contiguous()
+        call.run(_OBJECTIVE, targets, grad_ladj=weights, ladj=log_prob, grad_contexts=grad_contexts)
+        return log_prob, _of_context(grad_contexts, context)
 
     @torch.no_grad()
     def inverse(self, noise: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise ``(n, D)`` to data, with the log-determinant ``(n,)`` of that direction."""
         noise = noise.contiguous()
         data, ladj = torch.empty_like(noise), noise.new_empty(len(noise))
-        call = _Call(self.compiled, self._parameters, self._orders, noise, context)
-        call.run(_TO_DATA, outputs=data, ladj=ladj)
+        _Call(self._program, self._parameters, noise, context).run(_TO_DATA, outputs=data, ladj=ladj)
         return data, ladj
 
 
@@ -130,66 +151,92 @@ def _shape_of_coupling(coupling: SplineCoupling, features: int) -> Shape | None:
     )
 
 
+class _Program(NamedTuple):
+    """What all calls of one flow have in common."""
+
+    library: ctypes.CDLL
+    orders: Tensor | None
+    sizes: list[int]
+
+
 class _Arguments(ctypes.Structure):
     """`call_t` of the C source."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("parameters", "sizes", "orders", "weights", "mixes", "grad_mixes")),
+        *((name, ctypes.c_void_p) for name in ("layers", "targets", "sizes", "orders", "mixes", "grad_mixes")),
         *((name, ctypes.c_void_p) for name in ("rows", "contexts", "grad_outputs", "grad_ladj", "outputs", "ladj")),
-        *((name, ctypes.c_void_p) for name in ("gradient", "grad_contexts", "work", "edges")),
-        *((name, ctypes.c_ssize_t) for name in ("count", "context_stride", "shares", "next")),
+        *((name, ctypes.c_void_p) for name in ("grad_contexts", "gradients", "work", "edges")),
+        *((name, ctypes.c_ssize_t) for name in ("size", "context_stride", "shares", "next")),
         ("constant", ctypes.c_double),
         ("task", ctypes.c_int),
     )
 
 
-_TO_NOISE, _TO_DATA, _GRADIENTS = range(3)
+_TO_NOISE, _TO_DATA, _GRADIENTS, _OBJECTIVE = range(4)
 
 
 class _Call:
     """One call of the library for rows ``(n, D)`` and contexts ``(n, C)``, ``(1, C)`` or None, all contiguous."""
 
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        parameters: Sequence[Tensor],
-        orders: Tensor | None,
-        rows: Tensor,
-        context: Tensor | None,
-    ) -> None:
-        self.compiled, self.parameters, self.orders, self.rows = library, parameters, orders, rows
-        self.context = None if context is None else context.contiguous()
-        tile = library.tile_rows()
+    def __init__(self, program: _Program, parameters: Sequence[Tensor], rows: Tensor, context: Tensor | None) -> None:
+        self._program, self._parameters, self._rows = program, parameters, rows
+        self._context = None if context is None else context.contiguous()
+        tile = program.library.tile_rows()
         tiles = -(-len(rows) // tile)
         # A tile is the least that a thread can take.
-        self.shares = max(1, min(torch.get_num_threads(), tiles))
-        self._edges = [*(tile * (tiles * i // self.shares) for i in range(self.shares)), len(rows)]
+        self._shares = max(1, min(torch.get_num_threads(), tiles))
+        self._edges = [*(tile * (tiles * i // self._shares) for i in range(self._shares)), len(rows)]
 
-    def run(self, task: int, **tensors: Tensor | None) -> None:
-        """Fill the output tensors."""
-        parameters = [p.detach().contiguous() for p in self.parameters]
-        count = len(parameters)
-        pointers = (ctypes.c_void_p * count)(*(p.data_ptr() for p in parameters))
-        sizes = (ctypes.c_ssize_t * count)(*(p.numel() for p in parameters))
-        edges = (ctypes.c_ssize_t * (self.shares + 1))(*self._edges)
-        size = self.compiled.work_bytes()
-        work = torch.empty(self.shares * size + 64, dtype=torch.uint8)
-        weights = self.rows.new_empty(self.compiled.parameter_count())
-        mixes = self.rows.new_empty(len(self.orders) * self.rows.shape[1]) if self.orders is not None else None
-        contexts = self.rows if self.context is None else self.context
-        given = {"weights": weights, "mixes": mixes, "orders": self.orders, "rows": self.rows, "contexts": contexts}
+    def run(self, task: int, targets: Sequence[Tensor] = (), **tensors: Tensor | None) -> None:
+        """Fill the tensors, and add gradients to the targets."""
+        library, orders, numbers = self._program
+        layers, aims = _addresses(self._parameters), _addresses(targets)
+        sizes, edges = _integers(numbers), _integers(self._edges)
+        new, size, others = self._rows.new_empty, sum(numbers), self._shares - 1 if targets else 0
+        work = new(self._shares * library.work_bytes() // 4 + 16)
+        given = {"orders": orders, "rows": self._rows, "contexts": self._context, "gradients": new(others * size)}
+        if orders is not None:
+            given["mixes"], given["grad_mixes"] = new(2 + others, len(orders) * self._rows.shape[1]).split(
+                [1, 1 + others]
+            )
         arguments = _Arguments(
-            parameters=ctypes.addressof(pointers),
+            layers=ctypes.addressof(layers),
+            targets=ctypes.addressof(aims),
             sizes=ctypes.addressof(sizes),
-            count=count,
             edges=ctypes.addressof(edges),
             work=-(-work.data_ptr() // 64) * 64,
-            context_stride=0 if self.context is None or len(self.context) == 1 else self.context.shape[1],
-            shares=self.shares,
+            context_stride=0 if self._context is None or len(self._context) == 1 else self._context.shape[1],
+            size=size,
+            shares=self._shares,
             task=task,
             **{name: tensor.data_ptr() for name, tensor in {**given, **tensors}.items() if tensor is not None},
         )
-        self.compiled.run(ctypes.byref(arguments), team())
+        library.run(ctypes.byref(arguments), team())
+
+
+def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+
+
+def _integers(values: Sequence[int]) -> ctypes.Array[ctypes.c_ssize_t]:
+    return (ctypes.c_ssize_t * len(values))(*values)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _like_contexts(rows: Tensor, context: Tensor) -> Tensor:
+    return rows.new_empty(len(rows), context.shape[1])
+
+
+def _of_context(gradient: Tensor | None, context: Tensor | None) -> Tensor | None:
+    """The gradient of all rows, summed where they share one context."""
+    if gradient is None or context is None or len(context) > 1:
+        return gradient
+    return gradient.sum(0, keepdim=True)
 
 
 class _ToNoise(torch.autograd.Function):
@@ -197,40 +244,28 @@ class _ToNoise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        inputs: Tensor,
-        context: Tensor | None,
-        library: ctypes.CDLL,
-        orders: Tensor | None,
-        *parameters: Tensor,
+        ctx: Any, inputs: Tensor, context: Tensor | None, program: _Program, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         inputs = inputs.contiguous()
         noise, ladj = torch.empty_like(inputs), inputs.new_empty(len(inputs))
-        _Call(library, parameters, orders, inputs, context).run(_TO_NOISE, outputs=noise, ladj=ladj)
-        ctx.save_for_backward(inputs, context, orders, *parameters)
-        ctx.compiled = library
+        _Call(program, parameters, inputs, context).run(_TO_NOISE, outputs=noise, ladj=ladj)
+        ctx.save_for_backward(inputs, context, *parameters)
+        ctx.program = program
         return noise, ladj
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_noise: Tensor, grad_ladj: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, context, orders, *parameters = ctx.saved_tensors
-        call = _Call(ctx.compiled, parameters, orders, inputs, context)
-        gradient = inputs.new_zeros(call.shares, ctx.compiled.parameter_count())
-        grad_inputs, grad_contexts = torch.empty_like(inputs), None
-        if context is not None and ctx.needs_input_grad[1]:
-            grad_contexts = inputs.new_empty(len(inputs), context.shape[1])
-        call.run(
+        inputs, context, *parameters = ctx.saved_tensors
+        grad_inputs = torch.empty_like(inputs)
+        grad_contexts = _like_contexts(inputs, context) if ctx.needs_input_grad[1] else None
+        each = [torch.zeros_like(p) for p in parameters]
+        _Call(ctx.program, parameters, inputs, context).run(
             _GRADIENTS,
+            each,
             grad_outputs=grad_noise.contiguous(),
             grad_ladj=grad_ladj.contiguous(),
             outputs=grad_inputs,
-            gradient=gradient,
-            grad_mixes=None if orders is None else inputs.new_zeros(call.shares, len(orders) * inputs.shape[1]),
             grad_contexts=grad_contexts,
         )
-        if grad_contexts is not None and len(context) == 1:
-            grad_contexts = grad_contexts.sum(0, keepdim=True)
-        parts = gradient[0].split([p.numel() for p in parameters])
-        each = (part.view(p.shape) for part, p in zip(parts, parameters, strict=True))
-        return grad_inputs, grad_contexts, None, None, *each
+        return grad_inputs, _of_context(grad_contexts, context), None, *each

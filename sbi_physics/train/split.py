@@ -1,0 +1,83 @@
+"""The events of a training run: cut into training and validation, on the device, known again by a checkpoint."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sbi_physics.core.checks import as_tensor, finite, same_length
+from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.core.random import derive, seeded
+from sbi_physics.train.config import TrainConfig
+
+__all__ = ["Split", "identity_of", "split_events"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training and the validation events, on the device; weights have mean one."""
+
+    train: list[Tensor]
+    validation: list[Tensor]
+    train_weights: Tensor | None
+    validation_weights: Tensor | None
+
+
+def split_events(
+    data: Sequence[Tensor], weights: Tensor | None, config: TrainConfig, seed: int, device: torch.device
+) -> Split:
+    """Hold a share of the events out for validation.
+
+    Raises:
+        UsageError: there is nothing to train on, or the weights of a part have no positive sum.
+        ShapeError: fewer than two events, or tensors of unequal length.
+    """
+    if not data:
+        raise UsageError("data: expected at least one tensor, got none")
+    same_length(**{f"tensor {i}": tensor for i, tensor in enumerate(data)})
+    events = len(data[0])
+    if events < 2:
+        raise ShapeError(f"data: expected at least 2 events, got {events}")
+    held_out = min(max(1, round(events * config.validation_fraction)), events - 1)
+    with seeded(derive(seed, "split")):
+        order = torch.randperm(events)
+    rows, validation_rows = order[held_out:], order[:held_out]
+    on_device = [tensor.to(device) for tensor in data]
+    parts = [[t[r.to(device)] for t in on_device] for r in (rows, validation_rows)]
+    if weights is None:
+        return Split(parts[0], parts[1], None, None)
+    weights = finite(as_tensor(weights, "weights"), "weights").to(device)
+    if weights.shape != (events,):
+        raise ShapeError(f"weights: expected shape ({events},), got {tuple(weights.shape)}")
+    scaled = [weights[rows.to(device)], weights[validation_rows.to(device)]]
+    for part in scaled:
+        if not float(part.sum()) > 0:
+            raise UsageError(f"weights: expected a positive sum, got {float(part.sum()):g}; too many negative weights")
+    return Split(parts[0], parts[1], *(w / w.mean() for w in scaled))
+
+
+def identity_of(model: nn.Module, split: Split, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """What must agree for a checkpoint to be taken up: settings, seed, shapes, the data themselves and the weights."""
+    settings = {k: v for k, v in asdict(config).items() if k not in ("max_seconds", "checkpoint_seconds")}
+    shapes = {f"shape of {name}": list(value.shape) for name, value in model.state_dict().items()}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    weights = [w for w in (split.train_weights, split.validation_weights) if w is not None]
+    return {
+        **settings,
+        "seed": seed,
+        "data": _digest([*split.train, *split.validation]),
+        "weights": _digest(weights),
+        **shapes,
+        "trained": trained,
+    }
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
