@@ -39,7 +39,7 @@ class NPE:
         embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         config: settings of the training loop.
-        engine: how flows are run: ``"auto"``, ``"compiled"`` or ``"eager"`` (`models.flows.engines`).
+        engine: how flows are run: ``"auto"``, ``"compiled"``, ``"fused"`` or ``"eager"`` (`models.flows.engines`).
         **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
     """
 

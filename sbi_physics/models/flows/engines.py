@@ -3,7 +3,10 @@
 ============  =====================================================================================================
 ``eager``     operation by operation in PyTorch: any flow, any device, any precision; the reference
 ``compiled``  all layers in one compiled function (`native`): spline couplings in single precision on the CPU
-``auto``      compiled while training and for 2,048 rows or more, where it can be; else eager
+``fused``     all layers in one Triton kernel (`fused`): spline couplings in single precision on a CUDA GPU, without
+              gradients (with them eager)
+``auto``      on a GPU fused, on the CPU compiled while training and for 2,048 rows or more, where it can be; else
+              eager
 ============  =====================================================================================================
 
 A context of one row serves all rows and is projected once.
@@ -17,12 +20,13 @@ from torch import Tensor
 from sbi_physics.core.errors import UsageError
 from sbi_physics.models.flows.autoregressive import MaskedAffine, MaskedSpline
 from sbi_physics.models.flows.coupling import SplineCoupling
+from sbi_physics.models.flows.fused.engine import FusedFlow, fused_flow
 from sbi_physics.models.flows.linear import LULinear, Permutation
 from sbi_physics.models.flows.native.engine import NativeFlow, native_flow
 
 __all__ = ["ENGINES", "check_engine", "from_noise", "log_prob"]
 
-ENGINES = ("auto", "eager", "compiled")
+ENGINES = ("auto", "eager", "compiled", "fused")
 
 _BROADCAST = (SplineCoupling, MaskedAffine, MaskedSpline, LULinear, Permutation)
 # Fewer rows than this are done before a library is loaded.
@@ -38,9 +42,9 @@ def check_engine(name: str) -> str:
 
 def log_prob(flow: Flow, inputs: Tensor, context: Tensor | None, *, engine: str = "auto") -> Tensor:
     """Log-density ``(n,)`` of inputs ``(n, D)`` given embedded contexts ``(n, C)``, ``(1, C)`` or None."""
-    native = _native(flow, inputs, engine)
-    if native is not None:
-        return native.log_prob(inputs, context)
+    fast = _fast(flow, inputs, engine)
+    if fast is not None:
+        return fast.log_prob(inputs, context)
     context = _rows(flow, context, len(inputs))
     noise, ladj = flow._transform(inputs, context=context)
     return _base_log_prob(flow, noise, context) + ladj
@@ -48,19 +52,23 @@ def log_prob(flow: Flow, inputs: Tensor, context: Tensor | None, *, engine: str 
 
 def from_noise(flow: Flow, noise: Tensor, context: Tensor | None, *, engine: str = "auto") -> tuple[Tensor, Tensor]:
     """Events ``(n, D)`` from noise of the base distribution, with their log-densities ``(n,)``."""
-    native = _native(flow, noise, engine)
-    if native is not None:
-        events, ladj = native.inverse(noise, context)
+    fast = _fast(flow, noise, engine)
+    if fast is not None:
+        events, ladj = fast.inverse(noise, context)
     else:
         context = _rows(flow, context, len(noise))
         events, ladj = flow._transform.inverse(noise, context=context)
     return events, _base_log_prob(flow, noise, context) - ladj
 
 
-def _native(flow: Flow, rows: Tensor, engine: str) -> NativeFlow | None:
+def _fast(flow: Flow, rows: Tensor, engine: str) -> NativeFlow | FusedFlow | None:
+    """The flow as one function, or None where it has to be run eagerly."""
     weight = next(flow.parameters(), rows)
-    suitable = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32 and len(rows) > 0
-    if engine == "eager" or not suitable:
+    if engine == "eager" or not rows.dtype == weight.dtype == torch.float32 or len(rows) == 0:
+        return None
+    if engine == "fused" or (engine == "auto" and rows.is_cuda):
+        return None if torch.is_grad_enabled() else fused_flow(flow, rows.device)
+    if rows.device.type != "cpu":
         return None
     if engine == "auto" and not flow.training and len(rows) < _WORTH_COMPILING:
         return None
