@@ -203,13 +203,69 @@ def test_a_batch_is_its_rows():
     assert torch.equal(whole, fused.log_prob(events, contexts))
 
 
-def test_without_gradients_only():
-    """With gradients the flow runs eagerly; in double precision too."""
+def test_double_precision_and_differentiable_draws_run_eagerly():
     flow, exact = flow_of(2, 1)
     events, contexts = rows(5, 2, 1)
-    with torch.enable_grad():
-        value = engines.log_prob(flow, events, contexts, engine="fused")
-        assert torch.equal(value, engines.log_prob(flow, events, contexts, engine="eager"))
-        assert value.requires_grad
     assert fused_flow(flow, events.device) is not None
     assert engines.log_prob(exact, double(events), double(contexts), engine="fused").dtype == torch.float64
+    with torch.enable_grad():
+        assert engines.from_noise(flow, events, contexts, engine="fused")[0].requires_grad
+
+
+def gradients(flow, events, contexts, weights, value):
+    inputs = [t.clone().requires_grad_() for t in (events, contexts) if t is not None]
+    with torch.enable_grad():
+        loss = (weights * value(inputs[0], inputs[1] if inputs[1:] else None)).sum()
+        variables = [*inputs, *flow.parameters()]
+        found = torch.autograd.grad(loss, variables, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, variables, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("features", "context", "options", "precision"),
+    [
+        (1, None, {}, "tf32x3"),
+        (1, 4, {}, "tf32x3"),
+        (2, None, {"blocks": 2}, "tf32x3"),
+        (5, 3, {"bins": 8, "tail_bound": 1.0}, "tf32x3"),
+        (5, 3, {"transforms": 2}, "ieee"),
+        (40, 50, {"transforms": 2}, "tf32x3"),
+    ],
+)
+def test_gradients_agree(features, context, options, precision):
+    flow, exact = flow_of(features, context, **options)
+    events, contexts = rows(40, features, context)
+    weights = torch.randn(40, generator=torch.Generator().manual_seed(2))
+    fused = FusedFlow(flow, precision)
+    found = gradients(flow, events, contexts, weights.to(DEVICE), fused.log_prob)
+    expected = gradients(
+        exact,
+        double(events),
+        double(contexts),
+        weights.double(),
+        lambda x, c: engines.log_prob(exact, x, c, engine="eager"),
+    )
+    scale = max(float(g.abs().max()) for g in expected)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(double(one), other, rtol=1e-3, atol=TOLERANCE * scale)
+
+
+def test_gradients_of_one_context_and_equal_bits():
+    flow, _ = flow_of(5, 50)
+    events, contexts = rows(40, 5, 50)
+    weights = torch.ones(40, device=DEVICE)
+    fused = FusedFlow(flow)
+    single = gradients(flow, events, contexts[:1], weights, fused.log_prob)
+    repeated = gradients(flow, events, contexts[:1].repeat(40, 1), weights, fused.log_prob)
+    repeated[1] = repeated[1].sum(0, keepdim=True)
+    for one, other in zip(single, repeated, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    again = gradients(flow, events, contexts[:1], weights, fused.log_prob)
+    assert all(torch.equal(a, b) for a, b in zip(single, again, strict=True))
+
+
+def test_far_in_the_tails_gradients_stay_finite():
+    flow, _ = flow_of(5, 3)
+    events, contexts = rows(20, 5, 3)
+    found = gradients(flow, 1e3 * events, contexts, torch.ones(20, device=DEVICE), FusedFlow(flow).log_prob)
+    assert all(g.isfinite().all() for g in found)

@@ -43,6 +43,7 @@ def test_laws_on_a_gpu():
 
 
 @needs_triton
+@pytest.mark.slow
 def test_kernels_compile_for_gpus(tmp_path):
     """Compilation needs the toolchain that comes with Triton, no GPU."""
     result = run([str(HERE / "compile_fused.py")], TRITON_CACHE_DIR=str(tmp_path))

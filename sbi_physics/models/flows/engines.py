@@ -3,10 +3,10 @@
 ============  =====================================================================================================
 ``eager``     operation by operation in PyTorch: any flow, any device, any precision; the reference
 ``compiled``  all layers in one compiled function (`native`): spline couplings in single precision on the CPU
-``fused``     all layers in one Triton kernel (`fused`): spline couplings in single precision on a CUDA GPU, without
-              gradients (with them eager)
-``auto``      on a GPU fused, on the CPU compiled while training and for 2,048 rows or more, where it can be; else
-              eager
+``fused``     all layers in one Triton kernel (`fused`): spline couplings in single precision on a CUDA GPU; draws
+              that gradients go through are eager
+``auto``      on a GPU fused if without gradients; on the CPU compiled while training and for 2,048 rows or more; else,
+              and where these cannot be, eager
 ============  =====================================================================================================
 
 A context of one row serves all rows and is projected once.
@@ -53,7 +53,7 @@ def log_prob(flow: Flow, inputs: Tensor, context: Tensor | None, *, engine: str 
 def from_noise(flow: Flow, noise: Tensor, context: Tensor | None, *, engine: str = "auto") -> tuple[Tensor, Tensor]:
     """Events ``(n, D)`` from noise of the base distribution, with their log-densities ``(n,)``."""
     fast = _fast(flow, noise, engine)
-    if fast is not None:
+    if isinstance(fast, NativeFlow) or (fast is not None and not torch.is_grad_enabled()):
         events, ladj = fast.inverse(noise, context)
     else:
         context = _rows(flow, context, len(noise))
@@ -66,8 +66,8 @@ def _fast(flow: Flow, rows: Tensor, engine: str) -> NativeFlow | FusedFlow | Non
     weight = next(flow.parameters(), rows)
     if engine == "eager" or not rows.dtype == weight.dtype == torch.float32 or len(rows) == 0:
         return None
-    if engine == "fused" or (engine == "auto" and rows.is_cuda):
-        return None if torch.is_grad_enabled() else fused_flow(flow, rows.device)
+    if engine == "fused" or (engine == "auto" and rows.is_cuda and not torch.is_grad_enabled()):
+        return fused_flow(flow, rows.device)
     if rows.device.type != "cpu":
         return None
     if engine == "auto" and not flow.training and len(rows) < _WORTH_COMPILING:

@@ -1,16 +1,13 @@
-"""Run a spline coupling flow through the fused kernels: one launch for all layers, without gradients.
+"""Run a spline coupling flow through the fused kernels: one launch for all layers, and one for their gradients.
 
 The context is projected once, by ordinary matrix products, onto what it adds to the hidden units of every layer; one
 context for all rows stays one row.  The kernels never see its width.
 """
 
 import functools
-import importlib
 import importlib.util
 import logging
 import os
-from types import ModuleType
-from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,23 +16,20 @@ from nflows.flows.base import Flow
 from torch import Tensor
 
 from sbi_physics.core.errors import ShapeError
-from sbi_physics.models.flows.fused.packing import Packing
+from sbi_physics.models.flows.fused.packing import Packed, Packing
+from sbi_physics.models.flows.fused.passes import Plan, Precision, run, to_noise
 from sbi_physics.models.flows.native.compiler import find_compiler
 from sbi_physics.models.flows.native.engine import shape_of
 
-__all__ = ["FusedFlow", "Precision", "fused_flow", "launch_options"]
+__all__ = ["FusedFlow", "Precision", "fused_flow"]
 
 _log = logging.getLogger(__name__)
-
-Precision = Literal["tf32", "tf32x3", "ieee"]
 
 # Beside the flows, not inside: a packing can be neither copied nor pickled with them.
 _fused: WeakKeyDictionary[Flow, "FusedFlow | None"] = WeakKeyDictionary()
 
 # A matrix of hidden units has to fit into the shared memory of a multiprocessor, a tile into its registers.
 _MOST_HIDDEN, _MOST_BINS = 128, 32
-# Hidden units of a tile: what leaves few registers to spill, for less exact products more.
-_TILE_UNITS = {"tf32": 4096, "tf32x3": 2048, "ieee": 1024}
 # The matrix units have worked in TF32 since this generation.
 _OLDEST_CAPABILITY = (8, 0)
 
@@ -52,74 +46,32 @@ class FusedFlow:
     """
 
     def __init__(self, flow: Flow, precision: Precision = "tf32x3") -> None:
-        self.precision = precision
         self._base = flow._distribution
-        self._packing = Packing(flow)
+        packing = Packing(flow)
+        self._plan = Plan(packing, precision, gated=packing.conditional)
 
-    @torch.no_grad()
     def log_prob(self, inputs: Tensor, context: Tensor | None) -> Tensor:
-        """Log-density ``(n,)`` of inputs ``(n, D)`` given contexts ``(n, C)``, ``(1, C)`` or None."""
-        noise, ladj = self._run(inputs, context, inverse=False)
+        """Log-density ``(n,)`` of inputs ``(n, D)`` given contexts ``(n, C)`` or ``(1, C)``; differentiable once."""
+        packed = self._plan.packing.pack(inverse=False)
+        projected = _project(packed, context)
+        noise, ladj = to_noise(self._plan, inputs, projected, packed.mixes, packed.ladj, packed.weights)
         return self._base.log_prob(noise) + ladj
 
     @torch.no_grad()
     def inverse(self, noise: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise ``(n, D)`` to data, with the log-determinant ``(n,)`` of that direction."""
-        return self._run(noise, context, inverse=True)
-
-    def _run(self, inputs: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        packed = self._packing.pack(inverse=inverse)
-        if packed.context_weight is None:
-            projected = packed.context_bias.unsqueeze(0)
-        elif context is None:
-            raise ShapeError("context: the flow is conditional, got None")
-        else:
-            projected = F.linear(context, packed.context_weight, packed.context_bias)
-        options = launch_options(
-            self._packing,
-            self.precision,
-            inverse=inverse,
-            gated=packed.context_weight is not None,
-            shared_context=len(projected) == 1,
-        )
-        inputs = inputs.contiguous()
-        outputs, ladj = torch.empty_like(inputs), inputs.new_empty(len(inputs))
-        programs = -(-len(inputs) // options["TILE"])
-        with torch.cuda.device_of(inputs):
-            _kernels().run_flow[(programs,)](
-                inputs,
-                outputs,
-                ladj,
-                projected,
-                packed.mixes,
-                packed.ladj,
-                packed.weights,
-                len(inputs),
-                projected.shape[1],
-                **options,
-            )
-        return outputs, ladj
+        packed = self._plan.packing.pack(inverse=True)
+        projected = _project(packed, context)
+        return run(self._plan, noise, projected, packed.mixes, packed.ladj, packed.weights, inverse=True)
 
 
-def launch_options(
-    packing: Packing, precision: Precision, *, inverse: bool, gated: bool, shared_context: bool
-) -> dict[str, Any]:
-    """The constants and settings of a launch of `run_flow`."""
-    sizes = packing.sizes
-    return {
-        **{name.upper(): size for name, size in sizes._asdict().items()},
-        "LAYER_WEIGHTS": packing.layer_weights,
-        "GATED": gated,
-        "SHARED_CONTEXT": shared_context,
-        "INVERSE": inverse,
-        "PRECISION": precision,
-        "MIX_PRECISION": "ieee" if precision == "ieee" else "tf32x3",
-        "TILE": max(16, _TILE_UNITS[precision] // max(sizes.hidden, sizes.width)),
-        "num_warps": 4,
-        # More would double what is kept in shared memory: each matrix is used once per tile.
-        "num_stages": 1,
-        "enable_fp_fusion": True,
-    }
+def _project(packed: Packed, context: Tensor | None) -> Tensor:
+    """What the contexts ``(n, C)`` add to the hidden units: one row for each, or one row."""
+    if packed.context_weight is None:
+        return packed.context_bias.unsqueeze(0)
+    if context is None:
+        raise ShapeError("context: the flow is conditional, got None")
+    return F.linear(context, packed.context_weight, packed.context_bias)
 
 
 def fused_flow(flow: Flow, device: torch.device) -> FusedFlow | None:
@@ -154,8 +106,3 @@ def _runs_on(device: torch.device) -> bool:
 def _fits(flow: Flow) -> bool:
     shape = dict(shape_of(flow) or ())
     return bool(shape) and int(shape["HIDDEN"]) <= _MOST_HIDDEN and int(shape["BINS"]) <= _MOST_BINS
-
-
-def _kernels() -> ModuleType:
-    """The kernels; Triton is imported with them, when first needed."""
-    return importlib.import_module("sbi_physics.models.flows.fused.kernels")

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from sbi_physics.models.flows.spline import MIN_BIN, MIN_DERIVATIVE, UNIT_DERIVATIVE
 
-__all__ = ["run_flow"]
+__all__ = ["affine", "find_bin", "product", "run_flow", "slope_at"]
 
 _MIN_BIN = tl.constexpr(MIN_BIN)
 _MIN_DERIVATIVE = tl.constexpr(MIN_DERIVATIVE)
@@ -30,20 +30,21 @@ def _rounded(x):
 
 
 @triton.jit
-def _product(left, right, PRECISION: tl.constexpr):
+def product(left, right, PRECISION: tl.constexpr):
+    """The matrix product, in one of the precisions of `FusedFlow`."""
     if PRECISION == "tf32":
         left, right = _rounded(left), _rounded(right)
     return tl.dot(left, right, input_precision=PRECISION)
 
 
 @triton.jit
-def _affine(rows, weights, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr):
+def affine(rows, weights, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr):
     """Rows ``(n, ROWS)`` times the matrix at `weights`, plus the bias that lies behind it."""
     inner = tl.arange(0, ROWS)[:, None]
     outer = tl.arange(0, COLUMNS)
     matrix = tl.load(weights + inner * COLUMNS + outer[None, :])
     bias = tl.load(weights + ROWS * COLUMNS + outer)
-    return _product(rows, matrix, PRECISION) + bias[None, :]
+    return product(rows, matrix, PRECISION) + bias[None, :]
 
 
 @triton.jit
@@ -56,16 +57,22 @@ def _condition(
     rows,
     projected,
     weights,
+    saved,
+    plane,
+    present,
     KEPT: tl.constexpr,
     WIDTH: tl.constexpr,
     HIDDEN: tl.constexpr,
     BLOCKS: tl.constexpr,
     GATED: tl.constexpr,
+    SAVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The last hidden units ``(n, HIDDEN)`` of the conditioner of one layer.
 
     `projected` points at what the context gives the layer: ``(n or 1, 1)`` pointers to the start and the gates.
+    With `SAVE` the units before, between and after the two products of each block, and the last ones, go to planes
+    of the rows that `saved` points at.
     """
     unit = tl.arange(0, HIDDEN)[None, :]
     hidden = tl.load(projected + unit) + tl.zeros([rows.shape[0], HIDDEN], tl.float32)
@@ -73,16 +80,24 @@ def _condition(
         # Chosen, not multiplied by zero: an infinite moved dimension is no business of the conditioner.
         seen = tl.where(tl.arange(0, WIDTH)[None, :] < KEPT, rows, 0.0)
         matrix = tl.load(weights + tl.arange(0, WIDTH)[:, None] * HIDDEN + unit)
-        hidden += _product(seen, matrix, PRECISION)
+        hidden += product(seen, matrix, PRECISION)
     inner = weights + WIDTH * HIDDEN
     for block in range(BLOCKS):
-        change = _affine(_silu(hidden), inner, HIDDEN, HIDDEN, PRECISION)
+        if SAVE:
+            tl.store(saved + 3 * block * plane + unit, hidden, mask=present)
+        change = affine(_silu(hidden), inner, HIDDEN, HIDDEN, PRECISION)
         inner += HIDDEN * HIDDEN + HIDDEN
-        change = _affine(_silu(change), inner, HIDDEN, HIDDEN, PRECISION)
+        if SAVE:
+            tl.store(saved + (3 * block + 1) * plane + unit, change, mask=present)
+        change = affine(_silu(change), inner, HIDDEN, HIDDEN, PRECISION)
         inner += HIDDEN * HIDDEN + HIDDEN
+        if SAVE:
+            tl.store(saved + (3 * block + 2) * plane + unit, change, mask=present)
         if GATED:
             change = change * tl.sigmoid(tl.load(projected + (block + 1) * HIDDEN + unit))
         hidden += change
+    if SAVE:
+        tl.store(saved + 3 * BLOCKS * plane + unit, hidden, mask=present)
     return hidden
 
 
@@ -95,20 +110,27 @@ def _softplus(x):
 
 
 @triton.jit
-def _sizes(raw, bin_, BINS: tl.constexpr, TAIL: tl.constexpr):
-    """Sizes of the bins from unconstrained numbers ``(n, GROUP, bins)``; zero in the padding."""
+def _shares(raw, bin_, BINS: tl.constexpr):
+    """Softmax over the bins of unconstrained numbers ``(n, GROUP, bins)``; zero in the padding."""
     raw = tl.where(bin_ < BINS, raw, float("-inf"))
     share = tl.exp(raw - tl.max(raw, axis=2)[:, :, None])
-    share = share / tl.sum(share, axis=2)[:, :, None]
-    return tl.where(bin_ < BINS, 2 * TAIL * (1 - _MIN_BIN * BINS) * share + 2 * TAIL * _MIN_BIN, 0.0)
+    return share / tl.sum(share, axis=2)[:, :, None]
 
 
 @triton.jit
-def _spline(x, widths, heights, derivatives, BINS: tl.constexpr, TAIL: tl.constexpr, INVERSE: tl.constexpr):
-    """Splines of `x` ``(n, GROUP)`` from unconstrained parameters ``(n, GROUP, bins)``: outputs and log-derivatives."""
+def find_bin(x, widths, heights, derivatives, BINS: tl.constexpr, TAIL: tl.constexpr, INVERSE: tl.constexpr):
+    """The bin of each element of `x` ``(n, GROUP)``, from unconstrained parameters ``(n, GROUP, bins)``.
+
+    Returns:
+        Its left and bottom edge, width, height, the raw derivatives at its edges and its index, each ``(n, GROUP)``;
+        and the shares of widths and heights ``(n, GROUP, bins)``.
+    """
     bin_ = tl.arange(0, widths.shape[2])[None, None, :]
-    widths = _sizes(widths, bin_, BINS, TAIL)
-    heights = _sizes(heights, bin_, BINS, TAIL)
+    width_shares = _shares(widths, bin_, BINS)
+    height_shares = _shares(heights, bin_, BINS)
+    scale: tl.constexpr = 2 * TAIL * (1 - _MIN_BIN * BINS)
+    widths = tl.where(bin_ < BINS, scale * width_shares + 2 * TAIL * _MIN_BIN, 0.0)
+    heights = tl.where(bin_ < BINS, scale * height_shares + 2 * TAIL * _MIN_BIN, 0.0)
     clamped = tl.clamp(x, -TAIL, TAIL, propagate_nan=tl.PropagateNan.ALL)
     right_edges = tl.cumsum(heights if INVERSE else widths, axis=2) - TAIL
     passed = (clamped[:, :, None] >= right_edges) & (bin_ < BINS - 1)
@@ -118,11 +140,24 @@ def _spline(x, widths, heights, derivatives, BINS: tl.constexpr, TAIL: tl.conste
     bottom = tl.sum(tl.where(passed, heights, 0.0), axis=2) - TAIL
     width = tl.sum(tl.where(here, widths, 0.0), axis=2)
     height = tl.sum(tl.where(here, heights, 0.0), axis=2)
-    # The derivative at the right edge of bin k stands at k.  The padding is zero, which gives one at the outer edges.
-    d0 = tl.sum(tl.where(bin_ + 1 == index[:, :, None], derivatives, 0.0), axis=2)
-    d1 = tl.sum(tl.where(here & (bin_ < BINS - 1), derivatives, 0.0), axis=2)
-    d0 = _softplus(d0 + _UNIT_DERIVATIVE) + _MIN_DERIVATIVE
-    d1 = _softplus(d1 + _UNIT_DERIVATIVE) + _MIN_DERIVATIVE
+    # The derivative at the right edge of bin k stands at k.  The outer edges find zero, which gives a slope of one.
+    raw0 = tl.sum(tl.where(bin_ + 1 == index[:, :, None], derivatives, 0.0), axis=2)
+    raw1 = tl.sum(tl.where(here & (bin_ < BINS - 1), derivatives, 0.0), axis=2)
+    return left, bottom, width, height, raw0, raw1, index, width_shares, height_shares
+
+
+@triton.jit
+def slope_at(raw):
+    """Derivative of the spline at a knot."""
+    return _softplus(raw + _UNIT_DERIVATIVE) + _MIN_DERIVATIVE
+
+
+@triton.jit
+def _spline(x, widths, heights, derivatives, BINS: tl.constexpr, TAIL: tl.constexpr, INVERSE: tl.constexpr):
+    """Splines of `x` ``(n, GROUP)`` from unconstrained parameters ``(n, GROUP, bins)``: outputs and log-derivatives."""
+    left, bottom, width, height, raw0, raw1, _, _, _ = find_bin(x, widths, heights, derivatives, BINS, TAIL, INVERSE)
+    clamped = tl.clamp(x, -TAIL, TAIL, propagate_nan=tl.PropagateNan.ALL)
+    d0, d1 = slope_at(raw0), slope_at(raw1)
     slope = height / width
     curvature = d0 + d1 - 2 * slope
     if INVERSE:
@@ -169,11 +204,11 @@ def _move(
     member = tl.arange(0, GROUP)[None, :]
     ladj = tl.zeros([TILE], tl.float32)
     for group in range((FEATURES - KEPT + GROUP - 1) // GROUP):
-        widths = _affine(hidden, weights, HIDDEN, COLUMNS, PRECISION)
+        widths = affine(hidden, weights, HIDDEN, COLUMNS, PRECISION)
         weights += HIDDEN * COLUMNS + COLUMNS
-        heights = _affine(hidden, weights, HIDDEN, COLUMNS, PRECISION)
+        heights = affine(hidden, weights, HIDDEN, COLUMNS, PRECISION)
         weights += HIDDEN * COLUMNS + COLUMNS
-        derivatives = _affine(hidden, weights, HIDDEN, COLUMNS, PRECISION)
+        derivatives = affine(hidden, weights, HIDDEN, COLUMNS, PRECISION)
         weights += HIDDEN * COLUMNS + COLUMNS
         here = slices == OFFSET // GROUP + group
         sliced = tl.reshape(rows, [TILE, WIDTH // GROUP, GROUP])
@@ -203,6 +238,8 @@ def run_flow(
     mixes,
     constant,
     weights,
+    states,
+    saved,
     count,
     context_stride,
     FEATURES: tl.constexpr,
@@ -220,6 +257,7 @@ def run_flow(
     GATED: tl.constexpr,
     SHARED_CONTEXT: tl.constexpr,
     INVERSE: tl.constexpr,
+    SAVE: tl.constexpr,
     PRECISION: tl.constexpr,
     MIX_PRECISION: tl.constexpr,
     TILE: tl.constexpr,
@@ -237,6 +275,8 @@ def run_flow(
         weights: ``(LAYERS, LAYER_WEIGHTS)``, per layer the first matrix ``(WIDTH, HIDDEN)``; for each block two
             matrices ``(HIDDEN, HIDDEN)`` with their biases; for each group three matrices ``(HIDDEN, GROUP *
             PADDED_BINS)`` with their biases.
+        states: with `SAVE`, ``(LAYERS, 2, count, WIDTH)``, the rows of each layer before and after its linear map.
+        saved: with `SAVE`, ``(LAYERS, 3 BLOCKS + 1, count, HIDDEN)``, the hidden units.
         count: rows.
         context_stride: from one row of `projected` to the next.
     """
@@ -244,22 +284,41 @@ def run_flow(
     column = tl.arange(0, WIDTH)[None, :]
     feature = tl.where(column < OFFSET, column, column - OFFSET + KEPT)
     real = (column < KEPT) | ((column >= OFFSET) & (column < OFFSET + FEATURES - KEPT))
-    mask = (row[:, None] < count) & real
+    present = row[:, None] < count
+    mask = present & real
     rows = tl.load(inputs + row[:, None] * FEATURES + feature, mask=mask, other=0.0)
     if SHARED_CONTEXT:
         context = projected + tl.zeros([1, 1], tl.int64)
     else:
         # Rows beyond the last read the context of the last.
         context = projected + tl.minimum(row, count - 1)[:, None] * context_stride
+    # In 64 bits, as `row` is: there may be more hidden units than 32 bits count.
+    plane = tl.zeros([TILE, 1], tl.int64) + count
     total = tl.zeros([TILE], tl.float32) + tl.load(constant)
     for step in range(LAYERS):
         layer = LAYERS - 1 - step if INVERSE else step
         own = weights + layer * LAYER_WEIGHTS
         mix = mixes + layer * (WIDTH + 1) * WIDTH
+        if SAVE:
+            tl.store(states + (2 * layer * plane + row[:, None]) * WIDTH + column, rows, mask=present)
         if FEATURES > 1 and not INVERSE:
-            rows = _affine(rows, mix, WIDTH, WIDTH, MIX_PRECISION)
+            rows = affine(rows, mix, WIDTH, WIDTH, MIX_PRECISION)
+        if SAVE:
+            tl.store(states + ((2 * layer + 1) * plane + row[:, None]) * WIDTH + column, rows, mask=present)
         hidden = _condition(
-            rows, context + layer * (1 + BLOCKS) * HIDDEN, own, KEPT, WIDTH, HIDDEN, BLOCKS, GATED, PRECISION
+            rows,
+            context + layer * (1 + BLOCKS) * HIDDEN,
+            own,
+            saved + (layer * (3 * BLOCKS + 1) * plane + row[:, None]) * HIDDEN,
+            plane * HIDDEN,
+            present,
+            KEPT,
+            WIDTH,
+            HIDDEN,
+            BLOCKS,
+            GATED,
+            SAVE,
+            PRECISION,
         )
         rows, change = _move(
             rows,
@@ -279,6 +338,6 @@ def run_flow(
         )
         total += change
         if FEATURES > 1 and INVERSE:
-            rows = _affine(rows, mix, WIDTH, WIDTH, MIX_PRECISION)
+            rows = affine(rows, mix, WIDTH, WIDTH, MIX_PRECISION)
     tl.store(outputs + row[:, None] * FEATURES + feature, rows, mask=mask)
     tl.store(ladj + row, total, mask=row < count)

@@ -5,13 +5,14 @@ a call then gathers ``values[places]``, where the padding has the place 0 of a l
 that weights changed, and gradients come back through ordinary operations.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from nflows.flows.base import Flow
 from nflows.transforms.base import Transform
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sbi_physics.models.flows.coupling import SplineCoupling
 from sbi_physics.models.flows.linear import LULinear, Permutation, lu_factors
@@ -37,6 +38,11 @@ class Sizes(NamedTuple):
     padded_bins: int
     layers: int
     tail: float
+
+    @property
+    def groups(self) -> int:
+        """How many groups the moved dimensions make."""
+        return -(-(self.features - self.kept) // self.group)
 
     @classmethod
     def of(cls, coupling: SplineCoupling, features: int, layers: int) -> "Sizes":
@@ -90,29 +96,37 @@ class Packing:
         for parameter in self._transform.parameters():
             numbers[parameter] = torch.arange(start, start + parameter.numel()).view(parameter.shape)
             start += parameter.numel()
-        self._places = {
+        places = {
             "weights": torch.stack([_kernel_weights(c, numbers, self.sizes) for c in couplings]),
             "context_bias": torch.cat([_context_bias(c, numbers, self.sizes) for c in couplings]),
         }
-        if couplings[0].conditioner.context_features is not None:
-            self._places["context_weight"] = torch.cat([_context_weight(c, numbers, self.sizes) for c in couplings])
-        if self._linear:
-            for name in ("lower", "upper", "diagonal", "bias"):
-                self._places[name] = torch.stack([numbers[getattr(layer, name)] for layer in self._linear])
+        self.conditional = couplings[0].conditioner.context_features is not None
+        if self.conditional:
+            places["context_weight"] = torch.cat([_context_weight(c, numbers, self.sizes) for c in couplings])
+        for name in ("lower", "upper", "diagonal", "bias") if self._linear else ():
+            places[name] = torch.stack([numbers[getattr(layer, name)] for layer in self._linear])
+        self._shapes = {name: part.shape for name, part in places.items()}
+        self._places = torch.cat([part.flatten() for part in places.values()])
+        # Where each parameter went; those that no kernel reads, to a place beyond the last.
+        self._origins = torch.full((start,), len(self._places))
+        self._origins[self._places] = torch.arange(len(self._places))
+        self._origins[0] = len(self._places)
 
     @property
     def layer_weights(self) -> int:
         """How many numbers the kernels read for one layer."""
-        return self._places["weights"].shape[1]
+        return self._shapes["weights"][1]
 
     def pack(self, *, inverse: bool) -> Packed:
         """The present weights, for one direction; differentiable."""
         parameters = list(self._transform.parameters())
         device = parameters[0].device
-        if self._places["weights"].device != device:
-            self._places = {name: places.to(device) for name, places in self._places.items()}
+        if self._places.device != device:
+            self._places, self._origins = self._places.to(device), self._origins.to(device)
         values = torch.cat([parameters[0].new_zeros(1), *(p.flatten() for p in parameters)])
-        found = {name: values[places] for name, places in self._places.items()}
+        gathered = _Gather.apply(values, self._places, self._origins)
+        parts = gathered.split([shape.numel() for shape in self._shapes.values()])
+        found = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
         if self._linear:
             mixes, ladj = self._mixes(found["lower"], found["upper"], found["diagonal"], found["bias"], inverse)
         else:
@@ -143,6 +157,21 @@ class Packing:
         return mixes, ladj.sum()
 
 
+class _Gather(torch.autograd.Function):
+    """``values[places]``, of which each value but the first is read once at most: the gradient is gathered too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, origins: Tensor) -> Tensor:
+        ctx.save_for_backward(origins)
+        return values[places]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (origins,) = ctx.saved_tensors
+        return F.pad(gradient, (0, 1))[origins], None, None
+
+
 def _kernel_weights(coupling: SplineCoupling, numbers: dict[Tensor, Tensor], sizes: Sizes) -> Tensor:
     """The weights of one layer in the order of `run_flow`."""
     net, hidden = coupling.conditioner, sizes.hidden
@@ -153,7 +182,7 @@ def _kernel_weights(coupling: SplineCoupling, numbers: dict[Tensor, Tensor], siz
             parts += [_padded(numbers[layer.weight].T, hidden, hidden), _padded(numbers[layer.bias], hidden)]
     kinds = [sizes.bins, sizes.bins, sizes.bins - 1]
     moved, columns = sizes.features - sizes.kept, sizes.group * sizes.padded_bins
-    groups = -(-moved // sizes.group)
+    groups = sizes.groups
     final, slabs = net.final_layer, []
     for whole, last in ((numbers[final.weight], hidden), (numbers[final.bias].unsqueeze(1), 1)):
         for kind in whole.view(moved, sum(kinds), -1).split(kinds, dim=1):
