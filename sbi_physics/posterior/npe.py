@@ -44,7 +44,7 @@ class NPE:
         ensemble: k flows trained in one pass, whose mixture is the posterior: a better fit where data are few, and
             wider where the flows disagree.  Without a `config` they train for fewer epochs than a single flow.
         config: settings of the training loop.
-        engine: how flows are run: ``"auto"``, ``"compiled"`` or ``"eager"`` (`models.flows.engines`).
+        engine: how flows are run: ``"auto"``, ``"compiled"``, ``"fused"`` or ``"eager"`` (`models.flows.engines`).
         **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
     """
 

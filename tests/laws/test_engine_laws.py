@@ -295,5 +295,5 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_lacks():
 
 
 def test_engines_by_name():
-    with pytest.raises(UsageError, match="engine: expected one of auto, eager, compiled, graphed, got 'fast'"):
+    with pytest.raises(UsageError, match="engine: expected one of auto, eager, compiled, fused, graphed, got 'fast'"):
         FlowDensity(build_flow("nsf", 2, None), (2,), engine="fast")

@@ -3,8 +3,11 @@
 ============  =====================================================================================================
 ``eager``     operation by operation in PyTorch: any flow, any device, any precision; the reference
 ``compiled``  all layers in one compiled function (`native`): spline couplings in single precision on the CPU
+``fused``     all layers in one Triton kernel (`fused`): spline couplings in single precision on a CUDA GPU; draws
+              that gradients go through are eager
 ``graphed``   eager, with the whole step of training recorded once as a CUDA graph and replayed (`train.step`)
-``auto``      graphed on a CUDA device; on the CPU compiled while training and for 2,048 rows or more; else eager
+``auto``      on a GPU graphed while training, fused without gradients; on the CPU compiled while training and for
+              2,048 rows or more; else, and where these cannot be, eager
 ============  =====================================================================================================
 
 A context of one row serves all rows and is projected once.
@@ -18,12 +21,13 @@ from torch import Tensor
 from sbi_physics.core.errors import UsageError
 from sbi_physics.models.flows.autoregressive import MaskedAffine, MaskedSpline
 from sbi_physics.models.flows.coupling import SplineCoupling
+from sbi_physics.models.flows.fused.engine import FusedFlow, fused_flow
 from sbi_physics.models.flows.linear import LULinear, Permutation
 from sbi_physics.models.flows.native.engine import NativeFlow, native_flow
 
 __all__ = ["ENGINES", "add_gradient", "check_engine", "from_noise", "log_prob", "runs_compiled"]
 
-ENGINES = ("auto", "eager", "compiled", "graphed")
+ENGINES = ("auto", "eager", "compiled", "fused", "graphed")
 
 _BROADCAST = (SplineCoupling, MaskedAffine, MaskedSpline, LULinear, Permutation)
 # Fewer rows than this are done before a library is loaded.
@@ -38,15 +42,15 @@ def check_engine(name: str) -> str:
 
 
 def runs_compiled(flow: Flow, rows: Tensor, engine: str) -> bool:
-    """Whether this engine runs these rows ``(n, D)`` through a compiled flow."""
-    return _native(flow, rows, engine) is not None
+    """Whether this engine runs these rows ``(n, D)`` through the flow as one function."""
+    return _fast(flow, rows, engine) is not None
 
 
 def log_prob(flow: Flow, inputs: Tensor, context: Tensor | None, *, engine: str = "auto") -> Tensor:
     """Log-density ``(n,)`` of inputs ``(n, D)`` given embedded contexts ``(n, C)``, ``(1, C)`` or None."""
-    native = _native(flow, inputs, engine)
-    if native is not None:
-        return native.log_prob(inputs, context)
+    fast = _fast(flow, inputs, engine)
+    if fast is not None:
+        return fast.log_prob(inputs, context)
     context = _rows(flow, context, len(inputs))
     noise, ladj = flow._transform(inputs, context=context)
     return _base_log_prob(flow, noise, context) + ladj
@@ -59,8 +63,8 @@ def add_gradient(
 
     The weights being known beforehand, value and gradient are one pass over the rows where there is a compiled flow.
     """
-    native = None if inputs.requires_grad else _native(flow, inputs, engine)
-    done = native.add_gradient(inputs, context, weights) if native is not None else None
+    fast = None if inputs.requires_grad else _fast(flow, inputs, engine)
+    done = fast.add_gradient(inputs, context, weights) if isinstance(fast, NativeFlow) else None
     if done is None:
         found = log_prob(flow, inputs, context, engine=engine)
         (weights * found).sum().backward()
@@ -73,19 +77,23 @@ def add_gradient(
 
 def from_noise(flow: Flow, noise: Tensor, context: Tensor | None, *, engine: str = "auto") -> tuple[Tensor, Tensor]:
     """Events ``(n, D)`` from noise of the base distribution, with their log-densities ``(n,)``."""
-    native = _native(flow, noise, engine)
-    if native is not None:
-        events, ladj = native.inverse(noise, context)
+    fast = _fast(flow, noise, engine)
+    if isinstance(fast, NativeFlow) or (fast is not None and not torch.is_grad_enabled()):
+        events, ladj = fast.inverse(noise, context)
     else:
         context = _rows(flow, context, len(noise))
         events, ladj = flow._transform.inverse(noise, context=context)
     return events, _base_log_prob(flow, noise, context) - ladj
 
 
-def _native(flow: Flow, rows: Tensor, engine: str) -> NativeFlow | None:
+def _fast(flow: Flow, rows: Tensor, engine: str) -> NativeFlow | FusedFlow | None:
+    """The flow as one function, or None where it has to be run eagerly."""
     weight = next(flow.parameters(), rows)
-    suitable = rows.device.type == "cpu" and rows.dtype == weight.dtype == torch.float32 and len(rows) > 0
-    if engine in ("eager", "graphed") or not suitable:
+    if engine in ("eager", "graphed") or not rows.dtype == weight.dtype == torch.float32 or len(rows) == 0:
+        return None
+    if engine == "fused" or (engine == "auto" and rows.is_cuda and not torch.is_grad_enabled()):
+        return fused_flow(flow, rows.device)
+    if rows.device.type != "cpu":
         return None
     if engine == "auto" and not flow.training and len(rows) < _WORTH_COMPILING:
         return None

@@ -105,7 +105,7 @@ def from_noise(
 
 
 def _in_turn(flow: FlowEnsemble, inputs: Tensor, engine: str) -> bool:
-    """Whether the members run one after the other, being compiled."""
+    """Whether the members run one after the other, each being one function."""
     return all(engines.runs_compiled(member, inputs, engine) for member in flow.members())
 
 

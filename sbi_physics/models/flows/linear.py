@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
-__all__ = ["LULinear", "Permutation"]
+__all__ = ["LULinear", "Permutation", "lu_factors"]
 
 _SMALLEST_DIAGONAL = 1e-3
 # softplus(_UNIT_DIAGONAL) + _SMALLEST_DIAGONAL == 1, so that the map starts as the identity.
@@ -33,23 +33,31 @@ class LULinear(Transform):
         self.diagonal = nn.Parameter(torch.full((features,), _UNIT_DIAGONAL))
         self.bias = nn.Parameter(torch.zeros(features))
 
-    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        diagonal = F.softplus(self.diagonal) + _SMALLEST_DIAGONAL
-        identity = torch.eye(self.features, dtype=diagonal.dtype, device=diagonal.device)
-        return self.lower.tril(-1) + identity, self.upper.triu(1) + torch.diag(diagonal), diagonal.log().sum()
-
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to noise: inputs ``(n, D)`` give outputs ``(n, D)`` and the log-determinant ``(n,)``."""
         # Not in half precision, where the networks may be: this moves the data themselves.
         with torch.autocast(inputs.device.type, enabled=False):
-            lower, upper, ladj = self._factors()
+            lower, upper, ladj = lu_factors(self.lower, self.upper, self.diagonal)
             return F.linear(inputs, lower @ upper, self.bias), ladj.expand(len(inputs))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise to data, with the log-determinant of that direction."""
-        lower, upper, ladj = self._factors()
+        lower, upper, ladj = lu_factors(self.lower, self.upper, self.diagonal)
         half = torch.linalg.solve_triangular(lower, (inputs - self.bias).T, upper=False, unitriangular=True)
         return torch.linalg.solve_triangular(upper, half, upper=True).T, (-ladj).expand(len(inputs))
+
+
+def lu_factors(lower: Tensor, upper: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The factors L and U ``(*, D, D)`` and ``ln |det L U|`` ``(*)`` from the parameters of an `LULinear`.
+
+    Args:
+        lower: ``(*, D, D)``, of which the part below the diagonal counts.
+        upper: ``(*, D, D)``, of which the part above the diagonal counts.
+        diagonal: ``(*, D)``, before the softplus.
+    """
+    diagonal = F.softplus(diagonal) + _SMALLEST_DIAGONAL
+    identity = torch.eye(diagonal.shape[-1], dtype=diagonal.dtype, device=diagonal.device)
+    return lower.tril(-1) + identity, upper.triu(1) + torch.diag_embed(diagonal), diagonal.log().sum(-1)
 
 
 class Permutation(Transform):

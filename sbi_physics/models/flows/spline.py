@@ -24,8 +24,8 @@ __all__ = ["rational_quadratic_spline", "spline_parameters"]
 
 MIN_BIN = 1e-3
 MIN_DERIVATIVE = 1e-3
-# softplus(_UNIT_DERIVATIVE) + MIN_DERIVATIVE == 1, so that a conditioner that returns zero gives the identity.
-_UNIT_DERIVATIVE = math.log(math.expm1(1.0 - MIN_DERIVATIVE))
+# softplus(UNIT_DERIVATIVE) + MIN_DERIVATIVE == 1, so that a conditioner that returns zero gives the identity.
+UNIT_DERIVATIVE = math.log(math.expm1(1.0 - MIN_DERIVATIVE))
 
 
 def spline_parameters(bins: int) -> int:
@@ -79,7 +79,7 @@ def _find_bin(clamped: Tensor, parameters: Tensor, bins: int, tail_bound: float,
     # The outermost derivatives are one, which a raw value of zero gives.
     zero = torch.zeros_like(leading[:1])
     raw = torch.cat([zero, leading[2 * bins :], zero]).gather(0, torch.cat([index, index + 1]))
-    derivatives = F.softplus(raw + _UNIT_DERIVATIVE) + MIN_DERIVATIVE
+    derivatives = F.softplus(raw + UNIT_DERIVATIVE) + MIN_DERIVATIVE
     return _Bin(left, width, bottom, height, raw, derivatives, shares, index)
 
 
@@ -142,7 +142,7 @@ class _Spline(torch.autograd.Function):
     def backward(ctx: Any, grad_outputs: Tensor, grad_log: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         inputs, xi, sizes, raw, shares, index = ctx.saved_tensors
         inside = inputs.abs() <= ctx.tail_bound
-        partial = _Partials.at(xi, sizes, F.softplus(raw + _UNIT_DERIVATIVE) + MIN_DERIVATIVE)
+        partial = _Partials.at(xi, sizes, F.softplus(raw + UNIT_DERIVATIVE) + MIN_DERIVATIVE)
         grad_out, grad_l = torch.where(inside, grad_outputs, 0.0), torch.where(inside, grad_log, 0.0)
         if ctx.inverse:
             # x(y, p) from f(x, p) = y: dx = (dy - f_p dp) / f_x, and the log-derivative is -l(x, p).
@@ -223,7 +223,7 @@ def _unconstrained(
     each = torch.where(position < index, edge.unsqueeze(1), torch.where(position == index, size.unsqueeze(1), 0.0))
     weighted = each * shares
     grad_sizes = (2 * bound * (1 - MIN_BIN * bins)) * (weighted - shares * weighted.sum(1, keepdim=True))
-    slopes = derivative * torch.sigmoid(raw + _UNIT_DERIVATIVE)
+    slopes = derivative * torch.sigmoid(raw + UNIT_DERIVATIVE)
     padded = torch.zeros(bins + 1, *index.shape[1:], dtype=slopes.dtype, device=slopes.device)
     padded = padded.scatter(0, torch.cat([index, index + 1]), slopes)
     return torch.cat([grad_sizes.flatten(0, 1), padded[1:-1]]).movedim(0, -1).contiguous()

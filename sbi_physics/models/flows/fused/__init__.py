@@ -1,0 +1,1 @@
+"""Spline coupling flows as one Triton kernel for all layers."""
