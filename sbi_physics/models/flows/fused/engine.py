@@ -80,9 +80,33 @@ def fused_flow(flow: Flow, device: torch.device) -> FusedFlow | None:
     They run on a CUDA GPU of compute capability 8.0 or more; and on the CPU, slowly and for tests, if Triton's
     interpreter was switched on by ``TRITON_INTERPRET=1`` before the start.
     """
+    if not _runs_on(device):
+        return None
     if flow not in _fused:
-        _fused[flow] = FusedFlow(flow) if _fits(flow) else None
-    return _fused[flow] if _fused[flow] is not None and _runs_on(device) else None
+        fused = FusedFlow(flow) if _fits(flow) else None
+        _fused[flow] = fused if fused is None or device.type == "cpu" or _agrees(fused, flow, device) else None
+    return _fused[flow]
+
+
+@torch.no_grad()
+def _agrees(fused: FusedFlow, flow: Flow, device: torch.device) -> bool:
+    """Whether the kernels compile and give what the eager flow gives: no driver or GPU may change results in silence."""
+    sizes = dict(shape_of(flow) or ())
+    generator = torch.Generator().manual_seed(0)
+    rows, contexts = (torch.randn(64, int(sizes[n]), generator=generator).to(device) for n in ("FEATURES", "CONTEXT"))
+    context = contexts if contexts.shape[1] else None
+    try:
+        found, (drawn, _) = fused.log_prob(rows, context), fused.inverse(rows, context)
+    except Exception as error:
+        _log.warning("flows run without fused kernels: %s", " ".join(str(error).split())[:300])
+        return False
+    noise, ladj = flow._transform(rows, context=context)
+    expected = flow._distribution.log_prob(noise) + ladj
+    back = flow._transform(drawn, context=context)[0]
+    if torch.allclose(found, expected, rtol=1e-3, atol=1e-2) and torch.allclose(back, rows, rtol=1e-2, atol=1e-2):
+        return True
+    _log.warning("flows run without fused kernels: on %s they disagree with the eager flow", device)
+    return False
 
 
 @functools.cache
