@@ -4,7 +4,8 @@ An event goes through three maps, theta -> z (`SupportBijection`) -> standardise
 
 $$ \ln q(\theta|x) = \ln q_{flow}(z_s | c) + \ln|dz_s/dz| + \ln|dz/d\theta| $$
 
-is normalised on the support and no draw ever falls outside it.  The context is whitened, or standardised and
+is normalised on the support and no draw ever falls outside it.  A flow on a box, one whose base is `UniformBox`, gets
+the support mapped onto its box, and nothing standardised.  The context is whitened, or standardised and
 summarised where there is an embedding network, before the flow sees it.
 """
 
@@ -17,6 +18,7 @@ from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.core.checks import finite, positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
+from sbi_physics.models.flows.box import UniformBox
 from sbi_physics.models.flows.engines import check_engine, from_noise, log_prob
 from sbi_physics.models.scaling import Standardise, Whiten
 
@@ -54,7 +56,8 @@ class FlowDensity(nn.Module):
         self.conditional = context_shape is not None
         self.context_shape = torch.Size(context_shape or ())
         unbounded = torch.tensor([[-torch.inf, torch.inf]]).expand(event_shape[0], 2)
-        self.bijection = SupportBijection(unbounded if bounds is None else bounds)
+        box = flow._distribution.bound if isinstance(flow._distribution, UniformBox) else None
+        self.bijection = SupportBijection(unbounded if bounds is None else bounds, box=box)
         self.event_scaling = Standardise(self.event_shape)
         # An embedding network may live on the structure of the context (neighbouring bins, images): leave it that.
         flat = embedding is None and self.context_shape.numel() <= _MOST_WHITENED
@@ -68,7 +71,8 @@ class FlowDensity(nn.Module):
 
     def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> "FlowDensity":
         """Learn the scalings from events ``(n, D)`` inside the support and contexts ``(n, *context_shape)``."""
-        self.event_scaling.fit(self.bijection.to_unbounded(events)[0])
+        if self.bijection.box is None:
+            self.event_scaling.fit(self.bijection.to_unbounded(events)[0])
         if contexts is not None:
             self.context_scaling.fit(contexts)
         return self

@@ -6,6 +6,7 @@ observation afterwards; the prior must be the one that theta was drawn from.
 """
 
 import copy
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.build import CUSTOM, Architecture, build_density
-from sbi_physics.models.flows.build import FLOWS
+from sbi_physics.models.flows.build import BOX, FLOWS
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.posterior.data import training_pairs
 from sbi_physics.posterior.posterior import Posterior
@@ -34,13 +35,14 @@ class NPE:
 
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
-        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, or an `nflows.flows.Flow` over P features whose context is
+        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, ``"nsf-box"`` (all bounds finite), or an `nflows.flows.Flow` over P features whose context is
             what the embedding gives; `fit` trains a copy of it.
         embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         config: settings of the training loop.
         engine: how flows are run: ``"auto"``, ``"compiled"`` or ``"eager"`` (`models.flows.engines`).
         **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
+            The circular dimensions of ``"nsf-box"`` are the periodic parameters, unless stated.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class NPE:
             raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
         if embedding is not None and not isinstance(embedding, nn.Module):
             raise UsageError(f"embedding: expected a torch module, got {type(embedding).__name__}")
+        if model == BOX:
+            options = _box_options(self.parameters, options)
         self.model, self.embedding, self.options = model, embedding, options
         self.device = resolve_device(device)
         self.config = config or TrainConfig()
@@ -127,3 +131,10 @@ class NPE:
             "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
         }
         return Posterior(self.parameters, density, architecture, provenance)
+
+
+def _box_options(parameters: Parameters, options: dict[str, Any]) -> dict[str, Any]:
+    for name, row in zip(parameters.names, parameters.bounds.tolist(), strict=True):
+        if not all(map(math.isfinite, row)):
+            raise UsageError(f"model {BOX!r}: expected finite bounds of each parameter, got {row} for {name}")
+    return {"circular": [i for i, periodic in enumerate(parameters.periodic) if periodic], **options}
