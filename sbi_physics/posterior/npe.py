@@ -35,8 +35,8 @@ class NPE:
 
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
-        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, ``"nsf-box"`` (all bounds finite), or an `nflows.flows.Flow` over P features whose context is
-            what the embedding gives; `fit` trains a copy of it.
+        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, ``"nsf-box"`` (where all bounds are finite), or an
+            `nflows.flows.Flow` over P features whose context is what the embedding gives; `fit` trains a copy of it.
         embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         config: settings of the training loop.

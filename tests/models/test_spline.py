@@ -215,7 +215,7 @@ def test_single_precision_is_close_to_double(spline):
         for double, single in zip(
             spline(x, parameters, inverse), spline(x.float(), parameters.float(), inverse), strict=True
         ):
-            torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-4)
+            torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3)
 
 
 def test_batch_axes_are_free(spline):

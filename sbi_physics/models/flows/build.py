@@ -6,7 +6,7 @@ name           layers                                                           
 ``nsf``        spline couplings mixed by LU linear maps                               fast both ways
 ``maf``        affine masked autoregressive layers in alternating order               fast evaluation
 ``maf-spline`` spline masked autoregressive layers in alternating order               sharp densities
-``nsf-box``    spline couplings on [-1, 1]^D with a uniform base, nothing leaves it   sharp edges, angles
+``nsf-box``    spline couplings on [-1, 1]^D with a uniform base, nothing leaves it   angles
 =============  =====================================================================  ==================
 
 In `nsf-box` no linear map may mix the dimensions.  Its first layer moves each of them by the context alone; in the
@@ -17,7 +17,6 @@ arXiv:2001.05486).
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ BOX = "nsf-box"
 
 _SHARED: dict[str, Any] = {"transforms": 5, "hidden_features": 64, "blocks": 2}
 _SPLINE: dict[str, Any] = {**_SHARED, "bins": 8, "tail_bound": 5.0}
-_BOX: dict[str, Any] = {**_SHARED, "bins": 8, "circular": ()}
+_BOX: dict[str, Any] = {**_SHARED, "bins": 4, "circular": ()}
 
 
 def _nsf(features: int, context: int | None, options: dict[str, Any]) -> list[Transform]:
@@ -120,7 +119,7 @@ def build_flow(name: str, features: int, context_features: int | None = None, **
 
 def _check_indices(circular: Sequence[int], features: int) -> None:
     whole = isinstance(circular, list | tuple) and all(
-        isinstance(i, Integral) and not isinstance(i, bool) and 0 <= i < features for i in circular
+        isinstance(i, int) and not isinstance(i, bool) and 0 <= i < features for i in circular
     )
     if not whole or len(set(circular)) < len(circular):
         raise UsageError(f"circular: expected distinct indices from 0 to {features - 1}, got {circular!r}")
