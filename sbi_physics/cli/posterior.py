@@ -30,7 +30,7 @@ ObservationOption = Annotated[
 def fit(
     simulations: Annotated[Path, typer.Argument(help="An HDF5 file of simulations.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Posterior file to write (safetensors).")],
-    model: Annotated[str, typer.Option(help="nsf, maf or maf-spline.")] = "nsf",
+    model: Annotated[str, typer.Option(help="nsf, maf, maf-spline or nsf-box.")] = "nsf",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data at most.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Budget for training.")] = None,
     seed: SeedOption = 0,

@@ -1,4 +1,4 @@
-r"""The bijection between the support of a prior and the whole real space.
+r"""The bijection between the support of a prior and the whole real space, or a box.
 
 Each parameter is mapped on its own, by its bounds alone:
 
@@ -11,6 +11,9 @@ upper finite       $z = -\ln(b-\theta)$                            the mirror im
 none               $z = \theta$                                    normal
 =================  ==============================================  =====================
 
+For a model that lives on a box $[-B, B]^P$ itself, all bounds are finite and the map is affine,
+$z = B\,(2\theta-a-b)/(b-a)$.
+
 The probit makes a uniform prior exactly a standard normal, so that a posterior which is cut by the edge of its prior
 has Gaussian tails in z, which a flow with a Gaussian base represents without effort.  The arithmetic is in double
 precision, and points on the real line always land strictly inside the support in the precision of the caller.
@@ -21,7 +24,7 @@ import math
 import torch
 from torch import Tensor
 
-from sbi_physics.core.errors import ShapeError, SupportError
+from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 
 __all__ = ["SupportBijection"]
 
@@ -30,25 +33,30 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 class SupportBijection:
-    """An elementwise bijection between a product of intervals and R^P.
+    """An elementwise bijection between a product of intervals and R^P, or [-B, B]^P.
 
     Args:
         bounds: ``(P, 2)`` lower and upper bounds; infinite where there is none.
+        box: B, for an affine map onto [-B, B]^P; None maps onto R^P.
 
     Raises:
         ShapeError: bounds are not ``(P, 2)``.
         SupportError: a lower bound is not below its upper bound, or a bound is NaN.
+        UsageError: there is a box, and a bound is infinite.
     """
 
-    def __init__(self, bounds: Tensor) -> None:
+    def __init__(self, bounds: Tensor, *, box: float | None = None) -> None:
         bounds = torch.as_tensor(bounds, dtype=torch.float64).detach().cpu()
         if bounds.ndim != 2 or bounds.shape[1] != 2:
             raise ShapeError(f"bounds: expected shape (P, 2), got {tuple(bounds.shape)}")
         if not bool((bounds[:, 0] < bounds[:, 1]).all()):
             raise SupportError(f"bounds: expected lower < upper for each parameter, got {bounds.tolist()}")
-        self.bounds = bounds
-        self.dims = len(bounds)
         has_lower, has_upper = torch.isfinite(bounds[:, 0]), torch.isfinite(bounds[:, 1])
+        if box is not None and not bool((has_lower & has_upper).all()):
+            first = int(torch.nonzero(~(has_lower & has_upper))[0, 0])
+            raise UsageError(f"bounds: a box needs finite ones, got {bounds[first].tolist()} in dimension {first}")
+        self.bounds, self.box = bounds, box
+        self.dims = len(bounds)
         self._groups = {
             "both": torch.nonzero(has_lower & has_upper)[:, 0],
             "lower": torch.nonzero(has_lower & ~has_upper)[:, 0],
@@ -83,7 +91,10 @@ class SupportBijection:
         z, ladj = value.clone(), torch.zeros_like(value)
         for kind, index, lower, upper in self._each(theta.device):
             column = value[..., index]
-            if kind == "both":
+            if self.box is not None:
+                z[..., index] = self.box * ((column - lower) - (upper - column)) / (upper - lower)
+                ladj[..., index] = torch.log(2 * self.box / (upper - lower))
+            elif kind == "both":
                 # From the nearer bound, where the difference is exact and never rounds to nothing.
                 nearer_lower = column - lower < upper - column
                 share = torch.where(nearer_lower, column - lower, upper - column) / (upper - lower)
@@ -106,7 +117,10 @@ class SupportBijection:
         theta, ladj = value.clone(), torch.zeros_like(value)
         for kind, index, lower, upper in self._each(z.device):
             column = value[..., index]
-            if kind == "both":
+            if self.box is not None:
+                theta[..., index] = lower + (column + self.box) / (2 * self.box) * (upper - lower)
+                ladj[..., index] = torch.log((upper - lower) / (2 * self.box))
+            elif kind == "both":
                 nearer_lower = column < 0
                 distance = (upper - lower) * torch.special.ndtr(torch.where(nearer_lower, column, -column))
                 theta[..., index] = torch.where(nearer_lower, lower + distance, upper - distance)

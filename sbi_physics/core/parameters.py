@@ -9,6 +9,7 @@
 Values are always plain numbers in the stated unit; `Samples.to_qtable` attaches the units.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +36,15 @@ class Parameter:
         prior: a one-dimensional `torch.distributions.Distribution`.
         unit: an astropy unit string, empty for a pure number.
         label: LaTeX for plots; the name where empty.
+        periodic: whether both bounds, which are finite, are one point, as of an angle; the model `nsf-box` then learns
+            a density that is continuous across it.
     """
 
     name: str
     prior: td.Distribution
     unit: str = ""
     label: str = ""
+    periodic: bool = False
 
 
 class Parameters:
@@ -51,7 +55,7 @@ class Parameters:
 
     Raises:
         UsageError: names are repeated or no identifiers, a unit is unknown, or a prior is not one-dimensional.
-        SupportError: the support of a prior is not an interval.
+        SupportError: the support of a prior is not an interval, or that of a periodic parameter is not bounded.
     """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
@@ -62,6 +66,7 @@ class Parameters:
             [p.unit for p in parameters],
             [p.label or p.name for p in parameters],
             priors.bounds_of(prior),
+            [p.periodic for p in parameters],
         )
 
     @classmethod
@@ -72,6 +77,7 @@ class Parameters:
         names: Sequence[str] | None = None,
         units: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
+        periodic: Sequence[bool] | None = None,
     ) -> "Parameters":
         """Wrap any torch distribution over P numbers; unnamed parameters become theta_0, theta_1, ...
 
@@ -80,6 +86,7 @@ class Parameters:
             names: P names.
             units: P astropy unit strings.
             labels: P LaTeX labels.
+            periodic: whether each of the P parameters is periodic, see `Parameter`.
         """
         if isinstance(prior, Parameters):
             return prior
@@ -93,6 +100,7 @@ class Parameters:
             list(units) if units is not None else [""] * len(names),
             list(labels) if labels is not None else list(names),
             priors.bounds_of(vector),
+            list(periodic) if periodic is not None else [False] * len(names),
         )
         return self
 
@@ -103,9 +111,10 @@ class Parameters:
         units: Sequence[str],
         labels: Sequence[str],
         bounds: Tensor,
+        periodic: Sequence[bool],
         spec: dict[str, Any] | None = None,
     ) -> None:
-        for what, given in (("names", names), ("units", units), ("labels", labels)):
+        for what, given in (("names", names), ("units", units), ("labels", labels), ("periodic", periodic)):
             if len(given) != len(bounds):
                 raise UsageError(f"{what}: expected {len(bounds)}, one for each parameter, got {len(given)}")
         for name in names:
@@ -113,8 +122,12 @@ class Parameters:
                 raise UsageError(f"parameter name: expected letters, digits and underscores, got {name!r}")
         if len(set(names)) < len(names):
             raise UsageError(f"parameter names: expected distinct names, got {list(names)}")
+        for name, wraps, row in zip(names, periodic, bounds.tolist(), strict=True):
+            if wraps and not all(map(math.isfinite, row)):
+                raise SupportError(f"parameter {name}: a periodic one needs finite bounds, got {row}")
         self._prior = prior
         self.names, self.units, self.labels = tuple(names), tuple(map(_checked_unit, units)), tuple(labels)
+        self.periodic = tuple(map(bool, periodic))
         self.bijection = SupportBijection(bounds)
         self._spec = spec if spec is not None else priors.to_spec(prior)  # type: ignore[arg-type]
 
@@ -148,8 +161,10 @@ class Parameters:
 
     def __repr__(self) -> str:
         rows = (
-            f"{name}{f' [{unit}]' if unit else ''} in ({low:g}, {high:g})"
-            for name, unit, (low, high) in zip(self.names, self.units, self.bounds.tolist(), strict=True)
+            f"{name}{f' [{unit}]' if unit else ''} in ({low:g}, {high:g}){', periodic' if wraps else ''}"
+            for name, unit, (low, high), wraps in zip(
+                self.names, self.units, self.bounds.tolist(), self.periodic, strict=True
+            )
         )
         return f"Parameters({'; '.join(rows)})"
 
@@ -209,13 +224,17 @@ class Parameters:
         raise SupportError(f"{name}: row {row} is outside the prior")
 
     def to_dict(self) -> dict[str, Any]:
-        """Describe the parameters in types that JSON knows; `from_dict` reads it back."""
+        """Describe the parameters in types that JSON knows; `from_dict` reads it back.
+
+        Where no parameter is periodic nothing is said of it, as in files of before there was such a thing.
+        """
         return {
             "names": list(self.names),
             "units": list(self.units),
             "labels": list(self.labels),
             "bounds": [[_number(b) for b in row] for row in self.bounds.tolist()],
             "prior": self._spec,
+            **({"periodic": list(self.periodic)} if any(self.periodic) else {}),
         }
 
     @classmethod
@@ -230,6 +249,7 @@ class Parameters:
             description["units"],
             description["labels"],
             bounds,
+            description.get("periodic", [False] * len(bounds)),
             spec,
         )
         return self

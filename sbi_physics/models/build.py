@@ -43,7 +43,7 @@ class Architecture:
             "model": self.model,
             "event_shape": list(self.event_shape),
             "context_shape": None if self.context_shape is None else list(self.context_shape),
-            "options": dict(self.options),
+            "options": {key: list(v) if isinstance(v, tuple) else v for key, v in self.options.items()},
             "embedding": self.embedding,
             "members": self.members,
         }

@@ -4,7 +4,8 @@ An event goes through three maps, theta -> z (`SupportBijection`) -> standardise
 
 $$ \ln q(\theta|x) = \ln q_{flow}(z_s | c) + \ln|dz_s/dz| + \ln|dz/d\theta| $$
 
-is normalised on the support and no draw ever falls outside it.  The context is whitened, or standardised and
+is normalised on the support and no draw ever falls outside it.  A flow on a box, one whose base is `UniformBox`, gets
+the support mapped onto its box, and nothing standardised.  The context is whitened, or standardised and
 summarised where there is an embedding network, before the flow sees it.
 """
 
@@ -17,8 +18,9 @@ from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.core.checks import finite, positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
+from sbi_physics.models.flows.box import UniformBox
 from sbi_physics.models.flows.engines import check_engine
-from sbi_physics.models.flows.ensemble import FlowEnsemble, add_gradient, from_noise, log_prob, mean_log_prob
+from sbi_physics.models.flows.ensemble import FlowEnsemble, add_gradient, from_noise, log_prob, training_log_prob
 from sbi_physics.models.scaling import Standardise, Whiten
 
 __all__ = ["FlowDensity"]
@@ -55,7 +57,9 @@ class FlowDensity(nn.Module):
         self.conditional = context_shape is not None
         self.context_shape = torch.Size(context_shape or ())
         unbounded = torch.tensor([[-torch.inf, torch.inf]]).expand(event_shape[0], 2)
-        self.bijection = SupportBijection(unbounded if bounds is None else bounds)
+        base = self._one_flow._distribution
+        box = base.bound if isinstance(base, UniformBox) else None
+        self.bijection = SupportBijection(unbounded if bounds is None else bounds, box=box)
         self.event_scaling = Standardise(self.event_shape)
         # An embedding network may live on the structure of the context (neighbouring bins, images): leave it that.
         flat = embedding is None and self.context_shape.numel() <= _MOST_WHITENED
@@ -69,7 +73,8 @@ class FlowDensity(nn.Module):
 
     def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> "FlowDensity":
         """Learn the scalings from events ``(n, D)`` inside the support and contexts ``(n, *context_shape)``."""
-        self.event_scaling.fit(self.bijection.to_unbounded(events)[0])
+        if self.bijection.box is None:
+            self.event_scaling.fit(self.bijection.to_unbounded(events)[0])
         if contexts is not None:
             self.context_scaling.fit(contexts)
         return self
@@ -82,13 +87,13 @@ class FlowDensity(nn.Module):
     def loss(self, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
         """Minus the log-density of encoded events in their own space: ``(n,)``.
 
-        In training an ensemble gives the mean over its members, each of which is to fit the data on its own.
+        In training each member of an ensemble is to fit the data on its own: each row is evaluated by one of them.
 
         Args:
             encoded: the first result of `encode`.
             contexts: *scaled* contexts, ``context_scaling(x)``.
         """
-        value = mean_log_prob if self.training else log_prob
+        value = training_log_prob if self.training else log_prob
         return -value(self.flow, encoded, self._embedded(contexts), engine=self.engine)
 
     def add_gradient(self, weights: Tensor, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
@@ -165,7 +170,7 @@ class FlowDensity(nn.Module):
     def _member(self, rows: int) -> Tensor | None:
         if not isinstance(self.flow, FlowEnsemble):
             return None
-        return torch.randint(len(self.flow.flows), (rows,), device=self.device)
+        return torch.randint(self.flow.active, (rows,), device=self.device)
 
     def _noise(self, rows: int, embedded: Tensor | None) -> Tensor:
         base = self._one_flow._distribution

@@ -6,6 +6,7 @@ observation afterwards; the prior must be the one that theta was drawn from.
 """
 
 import copy
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -19,17 +20,14 @@ from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.build import CUSTOM, Architecture, build_density
-from sbi_physics.models.flows.build import FLOWS
+from sbi_physics.models.flows.build import BOX, FLOWS
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.posterior.data import training_pairs
 from sbi_physics.posterior.posterior import Posterior
 from sbi_physics.train.config import TrainConfig
-from sbi_physics.train.loop import train
+from sbi_physics.train.density import train_density
 
 __all__ = ["NPE"]
-
-# Members of an ensemble are stopped early: their mixture corrects what each has not learnt, at a third of the price.
-ENSEMBLE_EPOCHS = 9
 
 
 class NPE:
@@ -37,15 +35,16 @@ class NPE:
 
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
-        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, or an `nflows.flows.Flow` over P features whose context is
-            what the embedding gives; `fit` trains a copy of it.
+        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, ``"nsf-box"`` (where all bounds are finite), or an
+            `nflows.flows.Flow` over P features whose context is what the embedding gives; `fit` trains a copy of it.
         embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        ensemble: k flows trained in one pass, whose mixture is the posterior: a better fit where data are few, and
-            wider where the flows disagree.  Without a `config` they train for fewer epochs than a single flow.
+        ensemble: k flows whose mixture is the posterior: a better fit where data are few, and
+            wider where the flows disagree (`train.density`).
         config: settings of the training loop.
         engine: how flows are run: ``"auto"``, ``"compiled"``, ``"fused"`` or ``"eager"`` (`models.flows.engines`).
         **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
+            The circular dimensions of ``"nsf-box"`` are the periodic parameters, unless stated.
     """
 
     def __init__(
@@ -67,12 +66,14 @@ class NPE:
             raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
         if embedding is not None and not isinstance(embedding, nn.Module):
             raise UsageError(f"embedding: expected a torch module, got {type(embedding).__name__}")
+        if model == BOX:
+            options = _box_options(self.parameters, options)
         self.model, self.embedding, self.options = model, embedding, options
         if isinstance(model, Flow) and ensemble != 1:
             raise UsageError("ensemble: copies of a flow of your own would start equal and stay so; name a flow")
         self.ensemble = positive_integer(ensemble, "ensemble")
         self.device = resolve_device(device)
-        self.config = config or (TrainConfig() if ensemble == 1 else TrainConfig(epochs=ENSEMBLE_EPOCHS))
+        self.config = config or TrainConfig()
         self.engine = check_engine(engine)
 
     def fit(
@@ -118,12 +119,9 @@ class NPE:
             ).fit_scaling(theta, values)
         density.to(self.device)
         encoded, ladj = density.encode(theta.to(self.device))
-        record = train(
+        record = train_density(
             density,
-            density.loss,
             [encoded.detach(), density.context_scaling(values.to(self.device)).detach()],
-            gradient=density.add_gradient,
-            graphed=self.engine in ("auto", "graphed"),
             weights=weights,
             config=self.config,
             seed=derive(seed, "train"),
@@ -139,3 +137,10 @@ class NPE:
             "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
         }
         return Posterior(self.parameters, density, architecture, provenance)
+
+
+def _box_options(parameters: Parameters, options: dict[str, Any]) -> dict[str, Any]:
+    for name, row in zip(parameters.names, parameters.bounds.tolist(), strict=True):
+        if not all(map(math.isfinite, row)):
+            raise UsageError(f"model {BOX!r}: expected finite bounds of each parameter, got {row} for {name}")
+    return {"circular": [i for i, periodic in enumerate(parameters.periodic) if periodic], **options}

@@ -42,6 +42,7 @@ class _Run:
     config: TrainConfig
     processes: Processes
     seed: int
+    copies: int
 
 
 def train(
@@ -51,10 +52,12 @@ def train(
     *,
     gradient: Callable[..., Tensor] | None = None,
     graphed: bool = False,
+    copies: int = 1,
     weights: Tensor | None = None,
     config: TrainConfig | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
+    keep_checkpoint: bool = False,
     progress: bool = True,
     description: str = "training",
 ) -> TrainingRecord:
@@ -67,10 +70,13 @@ def train(
         gradient: ``gradient(weights, *batch)`` adds the gradient of ``sum(weights * loss)`` to the `grad` of the
             parameters and returns the losses ``(n,)``: a faster way than automatic differentiation of `loss`, if any.
         graphed: whether to replay the step as a CUDA graph, on a device that can.
+        copies: how many times an epoch shows each event, in independent orders side by side: a batch is then that many
+            batches one after the other (an ensemble gives one to each member).
         weights: ``(N,)`` weights of the events, with a positive sum.
         config: settings.
         seed: of the split, the shuffles and the dropout.
         checkpoint: a file that is written as training goes and from which an interrupted run goes on exactly.
+        keep_checkpoint: whether to leave the file behind at the end; training from it is then done at once.
         progress: whether to show a progress bar.
         description: the words in front of the bar.
 
@@ -90,7 +96,7 @@ def train(
     device = parameters[0].device
     split = split_events(data, weights, config, seed, device)
     path = Path(checkpoint) if checkpoint is not None else None
-    identity = identity_of(model, split, config, seed) if path else {}
+    identity = {**identity_of(model, split, config, seed), "copies": copies} if path else {}
     processes = Processes.found(device)
     state = TrainingState.begin(model, config)
     try:
@@ -98,17 +104,19 @@ def train(
         state.record.batch_size = config.batch_for(state.record.events)
         if path and path.exists():
             state.resume(path, identity)
-        step = Step(state, gradient or _differentiate(loss), split, config, processes, graphed=graphed)
-        run = _Run(state, loss, step, split, config, processes, seed)
+        step = Step(state, gradient or _differentiate(loss), split, config, processes, copies=copies, graphed=graphed)
+        run = _Run(state, loss, step, split, config, processes, seed, copies)
         first = processes.rank == 0
         with progress_bar(config.epochs, description, enabled=progress and first) as advance:
             _epochs(run, advance, (lambda: state.save(path, identity)) if path and first else None)
+        if path and first and keep_checkpoint:
+            state.save(path, identity)
         model.load_state_dict(state.best)
     finally:
         state.release()
     model.eval()
     processes.wait()
-    if path and first:
+    if path and first and not keep_checkpoint:
         path.unlink(missing_ok=True)
     return state.record
 
@@ -155,8 +163,8 @@ def _epoch(run: _Run) -> float:
     state.model.train()
     with seeded(derive(run.seed, "epoch", state.epoch), device):
         # The remainder of a shuffled epoch is dropped: steps of equal size, and every event comes up in the long run.
-        order = torch.randperm(events, device=device)[: steps * batch].view(steps, batch)
-        for rows in order:
+        orders = [torch.randperm(events, device=device)[: steps * batch].view(steps, batch) for _ in range(run.copies)]
+        for rows in torch.cat(orders, dim=1):
             # The first steps are far from the end point: a bias-corrected decay forgets them.
             decay = min(config.ema, (2 + state.step) / (11 + state.step))
             total += run.step(rows, _learning_rate(config, state.step / (config.epochs * steps)), decay)

@@ -32,6 +32,7 @@ class Step:
         split: the events.
         config: settings.
         processes: those that share the work.
+        copies: batches side by side in each step.
         graphed: whether to replay the step as a CUDA graph, on a device that can.
     """
 
@@ -43,13 +44,14 @@ class Step:
         config: TrainConfig,
         processes: Processes,
         *,
+        copies: int,
         graphed: bool,
     ) -> None:
         device = split.train[0].device
         self._state, self._gradient, self._split = state, gradient, split
         self._clip_norm, self._averages, self._processes = config.clip_norm, config.ema > 0, processes
-        self._batch = state.record.batch_size
-        self._rows = processes.share(torch.zeros(self._batch, dtype=torch.int64, device=device)).clone()
+        self._copies, self._batch = copies, copies * state.record.batch_size
+        self._rows = self._share(torch.zeros(self._batch, dtype=torch.int64, device=device)).clone()
         self._equal = torch.full((len(self._rows),), 1 / self._batch, device=device)
         self._decay = torch.zeros((), dtype=torch.float64, device=device)
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed")
@@ -61,7 +63,7 @@ class Step:
 
     def __call__(self, rows: Tensor, learning_rate: float, decay: float) -> Tensor:
         """Take the events `rows` ``(batch,)``; returns their mean loss, a scalar that the next call overwrites."""
-        self._rows.copy_(self._processes.share(rows))
+        self._rows.copy_(self._share(rows))
         self._decay.fill_(decay)
         self._state.set_learning_rate(learning_rate)
         self._done += 1
@@ -77,6 +79,10 @@ class Step:
         else:
             self._record()
         return self._value
+
+    def _share(self, rows: Tensor) -> Tensor:
+        """What this process takes of each of the batches."""
+        return torch.cat([self._processes.share(batch) for batch in rows.chunk(self._copies)])
 
     def _record(self) -> None:
         graph = torch.cuda.CUDAGraph()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbi_physics.core.bijection import SupportBijection
-from sbi_physics.core.errors import ShapeError, SupportError
+from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 
 INF = math.inf
 BOUNDS = {
@@ -171,3 +171,30 @@ def test_wrong_bounds_are_named():
     for bad in ([[1.0, 0.0]], [[1.0, 1.0]], [[math.nan, 1.0]], [[0.0, math.nan]]):
         with pytest.raises(SupportError, match="expected lower < upper"):
             SupportBijection(torch.tensor(bad))
+
+
+class TestBox:
+    BOUNDS = torch.tensor([[0.0, 1.0], [-1e6, 3e6], [1000.0, 1000.5], [0.1, 0.7]], dtype=torch.float64)
+
+    def test_round_trip_and_edges(self, dtype):
+        bijection = SupportBijection(self.BOUNDS, box=2.0)
+        z = grid(4, dtype, 2.0)
+        theta, ladj = bijection.to_support(z)
+        again, inverse_ladj = bijection.to_unbounded(theta)
+        assert theta.dtype == ladj.dtype == again.dtype == dtype
+        torch.testing.assert_close(ladj, -inverse_ladj)
+        slope = 4 / (self.BOUNDS[:, 1] - self.BOUNDS[:, 0])
+        rounding = torch.finfo(dtype).eps * (2 + self.BOUNDS.abs().amax(1) * slope)
+        assert bool(((again - z).abs().double() <= 2 * rounding).all())
+        corners, _ = bijection.to_unbounded(self.BOUNDS.T.to(torch.float64))
+        torch.testing.assert_close(corners, torch.tensor([[-2.0], [2.0]], dtype=torch.float64).expand(2, 4))
+
+    def test_draws_are_strictly_inside(self, dtype):
+        bijection = SupportBijection(self.BOUNDS, box=2.0)
+        edges = torch.tensor([[-2.0], [2.0], [-2.1], [9.0]], dtype=dtype).expand(4, 4)
+        theta = bijection.to_support(edges)[0].double()
+        assert bool(((theta > self.BOUNDS[:, 0]) & (theta < self.BOUNDS[:, 1])).all())
+
+    def test_needs_finite_bounds(self):
+        with pytest.raises(UsageError, match=r"a box needs finite ones, got \[0.0, inf\] in dimension 1"):
+            SupportBijection(torch.tensor([[0.0, 1.0], [0.0, INF]]), box=1.0)

@@ -326,3 +326,33 @@ def test_damaged_descriptions_are_refused(spec):
     description = velocities().to_dict() | {"prior": spec}
     with pytest.raises(StoreError, match="the stored prior cannot be read"):
         Parameters.from_dict(description)
+
+
+class TestPeriodic:
+    ANGLE = Parameter("angle", td.Uniform(-math.pi, math.pi), periodic=True)
+    SIZE = Parameter("size", td.HalfNormal(1.0))
+
+    def test_is_written_and_read(self):
+        parameters = Parameters([self.SIZE, self.ANGLE])
+        assert parameters.periodic == (False, True)
+        again = Parameters.from_dict(json.loads(json.dumps(parameters.to_dict())))
+        assert again == parameters
+        assert again.periodic == (False, True)
+        assert "angle in (-3.14159, 3.14159), periodic" in repr(parameters)
+        assert parameters != Parameters([self.SIZE, Parameter("angle", self.ANGLE.prior)])
+
+    def test_a_file_that_does_not_know_of_it_is_read(self):
+        parameters = Parameters([self.SIZE])
+        assert "periodic" not in parameters.to_dict()
+        assert Parameters.from_dict(parameters.to_dict()).periodic == (False,)
+
+    def test_needs_finite_bounds(self):
+        with pytest.raises(SupportError, match=r"parameter size: a periodic one needs finite bounds, got \[0.0, inf\]"):
+            Parameters([Parameter("size", self.SIZE.prior, periodic=True)])
+
+    def test_of_a_joint_prior(self):
+        prior = td.Uniform(ZERO, ONE)
+        assert Parameters.from_prior(prior).periodic == (False, False)
+        assert Parameters.from_prior(prior, periodic=[True, False]).periodic == (True, False)
+        with pytest.raises(UsageError, match="periodic: expected 2, one for each parameter, got 1"):
+            Parameters.from_prior(prior, periodic=[True])

@@ -16,12 +16,17 @@ from sbi_physics.posterior.posterior import Posterior
 
 TAIL_BOUND = 4.0
 SMALL = {"transforms": 3, "hidden_features": 12, "blocks": 1}
+# Each: the name of the flow and its options.
 MODELS = {
-    "nsf": {**SMALL, "bins": 5, "tail_bound": TAIL_BOUND},
-    "maf": SMALL,
-    "maf-spline": {**SMALL, "bins": 5, "tail_bound": TAIL_BOUND},
+    "nsf": ("nsf", {**SMALL, "bins": 5, "tail_bound": TAIL_BOUND}),
+    "maf": ("maf", SMALL),
+    "maf-spline": ("maf-spline", {**SMALL, "bins": 5, "tail_bound": TAIL_BOUND}),
+    "box": ("nsf-box", {**SMALL, "bins": 5}),
+    "box with a circle": ("nsf-box", {**SMALL, "bins": 5, "circular": [0]}),
 }
+ON_A_BOX = ("box", "box with a circle")
 PRIORS = {"free": td.Normal(0.5, 2.0), "interval": td.Uniform(-1.5, 2.0), "half-open": td.HalfNormal(2.0)}
+CASES = [(model, support) for model in MODELS for support in (["interval"] if model in ON_A_BOX else PRIORS)]
 CONTEXT_SHAPE = (2, 2)
 
 
@@ -29,7 +34,8 @@ def build(model, dims, context, support, dtype=torch.float64):
     """A density whose weights are moved away from the identity that they start as."""
     shape = CONTEXT_SHAPE if context else None
     parameters = Parameters([Parameter(f"theta_{i}", PRIORS[support]) for i in range(dims)])
-    architecture = Architecture(model, (dims,), shape, MODELS[model])
+    name, options = MODELS[model]
+    architecture = Architecture(name, (dims,), shape, options)
     with torch.random.fork_rng():
         torch.manual_seed(dims)
         density = build_density(architecture, bounds=parameters.bounds)
@@ -46,6 +52,17 @@ def model(request):
     return request.param
 
 
+@pytest.fixture(params=[name for name in MODELS if name not in ON_A_BOX])
+def unbounded_model(request):
+    return request.param
+
+
+@pytest.fixture(params=CASES, ids=lambda case: ", ".join(case))
+def case(request):
+    """A model and a support that it takes."""
+    return request.param
+
+
 @pytest.fixture(params=[1, 2, 5])
 def dims(request):
     return request.param
@@ -56,14 +73,14 @@ def context(request):
     return request.param
 
 
-@pytest.fixture(params=PRIORS)
-def support(request):
-    return request.param
-
-
 @pytest.fixture
-def built(model, dims, context, support):
-    return build(model, dims, context, support)
+def built(case, dims, context):
+    return build(case[0], dims, context, case[1])
+
+
+def widest(model):
+    """The widest support that a model takes."""
+    return "interval" if model in ON_A_BOX else "free"
 
 
 def rows(built, n=40, seed=0):
@@ -97,7 +114,7 @@ def test_satisfies_the_protocol(built, dims):
 @torch.no_grad()
 def test_is_not_the_identity(model, dims, context):
     """Else the laws below would hold for nothing."""
-    density, *_ = built = build(model, dims, context, "free")
+    density, *_ = built = build(model, dims, context, widest(model))
     events, contexts = rows(built)
     z, ladj = density.flow._transform(density.encode(events)[0], context=features(density, contexts))
     assert float((z - density.encode(events)[0]).abs().mean()) > 0.05
@@ -108,7 +125,8 @@ def test_inverse_of_inverse_is_the_identity(built):
     density, *_ = built
     events, contexts = rows(built)
     summary, transform = features(density, contexts), density.flow._transform
-    encoded = 1.5 * density.encode(events)[0]
+    # Into the tails, where there are any.
+    encoded = density.encode(events)[0] * (1.5 if density.bijection.box is None else 1.0)
     noise, ladj = transform(encoded, context=summary)
     back, inverse_ladj = transform.inverse(noise, context=summary)
     torch.testing.assert_close(back, encoded, rtol=1e-8, atol=1e-8)
@@ -134,7 +152,7 @@ def test_log_prob_is_the_change_of_variables(built):
     events, contexts = rows(built, 12)
     events.requires_grad_()
     noise, _ = density.flow._transform(density.encode(events)[0], context=features(density, contexts))
-    base = td.Normal(0.0, 1.0).log_prob(noise).sum(-1)
+    base = (td.Normal(0.0, 1.0) if density.bijection.box is None else td.Uniform(-1.0, 1.0)).log_prob(noise).sum(-1)
     expected = base + torch.linalg.slogdet(jacobian(noise, events)).logabsdet
     torch.testing.assert_close(density.log_prob(events, contexts), expected)
 
@@ -153,7 +171,8 @@ def axis(support, points):
 
 
 @pytest.mark.parametrize(("dims", "points"), [(1, 4001), (2, 401)])
-def test_integrates_to_one(model, dims, points, context, support):
+def test_integrates_to_one(case, dims, points, context):
+    model, support = case
     density, *_ = build(model, dims, context, support)
     nodes, log_step = axis(support, points)
     events = torch.cartesian_prod(*[nodes] * dims).reshape(-1, dims)
@@ -176,8 +195,8 @@ def test_draws_come_with_their_density(built):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_draw_is_outside_the_support(model, dims, context, support, dtype):
-    density, parameters, _ = built = build(model, dims, context, support, dtype)
+def test_no_draw_is_outside_the_support(case, dims, context, dtype):
+    density, parameters, _ = built = build(case[0], dims, context, case[1], dtype)
     # Far too wide on purpose: most of the draws are pressed against the bounds, where rounding would put them outside.
     density.event_scaling.scale.fill_(8.0)
     contexts = rows(built, 1)[1]
@@ -190,6 +209,8 @@ def test_no_draw_is_outside_the_support(model, dims, context, support, dtype):
 
 def test_density_outside_the_support_is_zero(model, dims, context):
     for support, outside in (("interval", (-1.6, 2.1)), ("half-open", (-0.1,))):
+        if (model, support) not in CASES:
+            continue
         density, *_ = built = build(model, dims, context, support)
         for value in outside:
             events, contexts = rows(built, 4)
@@ -209,7 +230,7 @@ def test_same_seed_same_bytes_and_the_global_stream_is_untouched(built):
 
 
 def test_without_a_seed_draws_differ(model):
-    density, *_ = build(model, 2, False, "free")
+    density, *_ = build(model, 2, False, widest(model))
     with torch.random.fork_rng():
         assert not torch.equal(density.sample(5), density.sample(5))
 
@@ -240,9 +261,9 @@ def test_empty_batch_gives_an_empty_result(built):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gradients_are_finite_in_the_tails(model, dims, context, dtype):
+def test_gradients_are_finite_in_the_tails(unbounded_model, dims, context, dtype):
     """Of the weights, the event and the context: inside, at the tail bound, on both its sides, and far beyond."""
-    density, *_ = built = build(model, dims, context, "free", dtype)
+    density, *_ = built = build(unbounded_model, dims, context, "free", dtype)
     edge = torch.tensor(TAIL_BOUND, dtype=dtype)
     near = [torch.nextafter(edge, edge * 0), torch.nextafter(edge, edge * 2)]
     sizes = torch.tensor([0.0, 1e-30, 1.0, TAIL_BOUND, *near, 6.0, 50.0, 1e3], dtype=dtype)
@@ -268,6 +289,8 @@ def test_gradients_are_finite_in_the_tails(model, dims, context, dtype):
 def test_weights_have_finite_gradients_at_the_bounds(model, dims, context, dtype):
     """A prior draw may be the bound itself: training must survive it."""
     for support in ("interval", "half-open"):
+        if (model, support) not in CASES:
+            continue
         density, parameters, _ = built = build(model, dims, context, support, dtype)
         events, contexts = rows(built, 3)
         low, high = parameters.bounds.unbind(-1)
@@ -297,8 +320,8 @@ def test_non_finite_input_is_named(model, context, bad):
 
 
 def test_wrong_shapes_are_named(model):
-    free, *_ = build(model, 2, False, "free")
-    conditional, *_ = build(model, 2, True, "free")
+    free, *_ = build(model, 2, False, widest(model))
+    conditional, *_ = build(model, 2, True, widest(model))
     events, context = torch.zeros(3, 2, dtype=torch.float64), torch.zeros(3, 2, 2, dtype=torch.float64)
     for wrong in (events[:, :1], torch.zeros(3, 3), torch.tensor(1.0)):
         with pytest.raises(ShapeError, match=r"x: expected shape \(\*, 2\)"):
@@ -317,13 +340,13 @@ def test_wrong_shapes_are_named(model):
 
 
 def test_batches_that_do_not_fit_one_another_are_named(model):
-    density, *_ = build(model, 2, True, "free")
+    density, *_ = build(model, 2, True, widest(model))
     with pytest.raises(ShapeError, match="x and context"):
         density.log_prob(torch.zeros(3, 2, dtype=torch.float64), torch.zeros(4, 2, 2, dtype=torch.float64))
 
 
-def test_saved_and_loaded_are_identical(model, dims, context, support, tmp_path):
-    density, parameters, architecture = built = build(model, dims, context, support, torch.float32)
+def test_saved_and_loaded_are_identical(case, dims, context, tmp_path):
+    density, parameters, architecture = built = build(case[0], dims, context, case[1], torch.float32)
     Posterior(parameters, density, architecture, {"note": 1}).save(tmp_path / "posterior.st")
     again = sp.load(tmp_path / "posterior.st", device="cpu")
     assert again.parameters == parameters
@@ -337,7 +360,7 @@ def test_saved_and_loaded_are_identical(model, dims, context, support, tmp_path)
 
 
 def test_a_copy_is_independent(model):
-    density, *_ = built = build(model, 2, False, "free")
+    density, *_ = built = build(model, 2, False, widest(model))
     events, _ = rows(built, 4)
     before = density.log_prob(events)
     twin = copy.deepcopy(density)

@@ -7,17 +7,23 @@ import torch
 import torch.distributions as td
 
 import sbi_physics as sp
-from sbi_physics.core.errors import UsageError
+from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.parameters import Parameter, Parameters
 from sbi_physics.core.protocols import Density
 from sbi_physics.models.build import Architecture, build_density
 from sbi_physics.models.flows import engines, ensemble
 from sbi_physics.models.flows.build import build_flow
 from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.train import loop
 from sbi_physics.train.config import TrainConfig
 
 SMALL = {"transforms": 2, "hidden_features": 12, "blocks": 1}
-ENGINES = [("nsf", "eager", torch.float64), ("maf", "eager", torch.float64), ("nsf", "compiled", torch.float32)]
+ENGINES = [
+    ("nsf", "eager", torch.float64),
+    ("maf", "eager", torch.float64),
+    ("nsf-box", "eager", torch.float64),
+    ("nsf", "compiled", torch.float32),
+]
 
 
 def build(model="nsf", members=3, engine="eager", dtype=torch.float64, dims=2):
@@ -33,7 +39,7 @@ def build(model="nsf", members=3, engine="eager", dtype=torch.float64, dims=2):
     return density.to(dtype).eval(), parameters, architecture
 
 
-def rows(density, n=50):
+def rows(density, n=51):
     generator = torch.Generator().manual_seed(1)
     dtype = density.event_scaling.mean.dtype
     events = 1.9 * torch.rand(n, *density.event_shape, generator=generator, dtype=dtype) - 0.95
@@ -56,24 +62,21 @@ def test_the_density_is_the_mean_of_the_members(built):
     mixture = ensemble.log_prob(density.flow, encoded, summary, engine=density.engine)
     tolerance = 1e-10 if events.dtype == torch.float64 else 1e-4
     torch.testing.assert_close(mixture, each.exp().mean(0).log(), rtol=tolerance, atol=tolerance)
-    mean = ensemble.mean_log_prob(density.flow, encoded, summary, engine=density.engine)
-    torch.testing.assert_close(mean, each.mean(0), rtol=tolerance, atol=tolerance)
+    # In training the first third of the rows is for the first member, and so on; in validation all are for the mixture.
+    scaled = density.context_scaling(contexts)
+    torch.testing.assert_close(density.loss(encoded, scaled), -mixture)
+    third = len(events) // 3
+    own = torch.cat([row[i * third : (i + 1) * third] for i, row in enumerate(each)])
+    torch.testing.assert_close(density.train().loss(encoded, scaled), -own, rtol=tolerance, atol=tolerance)
 
 
-def test_members_are_trained_by_the_mean_and_validated_by_the_mixture(built):
-    density, *_ = built
-    events, contexts = rows(density)
-    encoded, scaled = density.encode(events)[0], density.context_scaling(contexts)
-    mixture = density.loss(encoded, scaled)
-    mean = density.train().loss(encoded, scaled)
-    assert (mixture < mean).all()
-
-
-def test_gradients_are_those_of_the_mean(built):
+@pytest.mark.parametrize("contexts_of", ["each", "all"])
+def test_gradients_are_those_of_the_members_own_rows(built, contexts_of):
     density, *_ = built
     events, contexts = rows(density)
     encoded, scaled = density.encode(events)[0].detach(), density.context_scaling(contexts)
-    weights = torch.randn(50, generator=torch.Generator().manual_seed(2)).to(encoded)
+    scaled = scaled if contexts_of == "each" else scaled[:1]
+    weights = torch.randn(51, generator=torch.Generator().manual_seed(2)).to(encoded)
     losses = density.train().loss(encoded, scaled)
     expected = torch.autograd.grad(weights @ losses, list(density.parameters()))
     found = density.add_gradient(weights, encoded, scaled)
@@ -138,7 +141,7 @@ def test_same_seed_same_draws_and_files_give_them_back(built, tmp_path):
         density = density.float()
     events, contexts = rows(density)
     draws = density.sample(9, contexts, seed=1)
-    assert draws.shape == (9, 50, 2)
+    assert draws.shape == (9, 51, 2)
     assert torch.equal(draws, density.sample(9, contexts, seed=1))
     assert not torch.equal(draws, density.sample(9, contexts, seed=2))
     Posterior(parameters, density, architecture, {}).save(tmp_path / "posterior.st")
@@ -155,7 +158,7 @@ def test_files_from_before_there_were_ensembles_hold_one_flow():
 
 
 def test_an_ensemble_fits_better_than_one_flow():
-    """Few events and many parameters: the mixture forgives what each member has made up."""
+    """Few events and many parameters: the mixture forgives what each member has made up for itself."""
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(1500, 2, generator=generator)
     x = torch.stack([theta[:, 0] ** 2, theta[:, 1]], 1) + 0.3 * torch.randn(1500, 2, generator=generator)
@@ -166,6 +169,48 @@ def test_an_ensemble_fits_better_than_one_flow():
         posterior = npe.fit(theta[:500], x[:500], seed=1, progress=False)
         held_out.append(float(posterior.log_prob(theta[500:], x[500:]).mean()))
     assert held_out[1] > held_out[0] + 0.02
+
+
+def test_a_batch_is_divided_among_the_members():
+    density, *_ = build()
+    events, contexts = rows(density, 50)
+    with pytest.raises(ShapeError, match="batch: expected a multiple of 3, one part for each member, got 50"):
+        density.train().loss(density.encode(events)[0], density.context_scaling(contexts))
+
+
+def test_an_interrupted_ensemble_goes_on_exactly(tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.randn(300, 2, generator=generator)
+    x = theta + 0.3 * torch.randn(300, 2, generator=generator)
+    prior = td.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    config = TrainConfig(epochs=7, checkpoint_seconds=0)
+
+    def fit(checkpoint=None):
+        npe = sp.NPE(prior, ensemble=3, config=config, transforms=2, hidden_features=16, blocks=1, bins=4)
+        posterior = npe.fit(theta, x, seed=1, checkpoint=checkpoint, progress=False)
+        return posterior.log_prob(theta[:50], x[:50])
+
+    class Interrupted(Exception):
+        pass
+
+    # Five epochs are shared; the run is interrupted in the first part, then in the second.
+    expected, path = fit(), str(tmp_path / "run.st")
+    for epochs in (2, 4):
+        count = iter(range(epochs))
+
+        def validate(run, original=loop._validate, count=count):
+            if next(count, None) is None:
+                raise Interrupted
+            return original(run)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_validate", validate)
+            with pytest.raises(Interrupted):
+                fit(path)
+        assert (tmp_path / "run.st.beginning").exists()
+    assert (tmp_path / "run.st").exists()
+    assert torch.equal(fit(path), expected)
+    assert not list(tmp_path.iterdir())
 
 
 def test_ensembles_by_number():

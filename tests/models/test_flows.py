@@ -11,7 +11,7 @@ from torch import nn
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.build import Architecture, build_density
 from sbi_physics.models.density import FlowDensity
-from sbi_physics.models.flows.build import FLOWS, build_flow
+from sbi_physics.models.flows.build import BOX, FLOWS, build_flow
 from sbi_physics.models.flows.linear import LULinear, Permutation
 from sbi_physics.models.scaling import Standardise
 
@@ -20,37 +20,44 @@ FREE = torch.tensor([[-torch.inf, torch.inf]] * 2)
 
 @pytest.mark.parametrize("name", FLOWS)
 @pytest.mark.parametrize("dims", [1, 2, 3, 7])
-def test_a_new_flow_is_a_standard_normal(name, dims):
-    """Apart from the order of the dimensions, which no standard normal can tell."""
+def test_a_new_flow_is_its_base(name, dims):
+    """Apart from the order of the dimensions, which no base can tell."""
     flow = build_flow(name, dims, 3)
     assert isinstance(flow, Flow)
-    x = torch.randn(5, dims, generator=torch.Generator().manual_seed(0))
-    expected = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(-1)
+    base = torch.distributions.Uniform(-1.0, 1.0) if name == BOX else torch.distributions.Normal(0.0, 1.0)
+    x = 2 * torch.rand(5, dims, generator=torch.Generator().manual_seed(0)) - 1
+    expected = base.log_prob(x).sum(-1)
     torch.testing.assert_close(flow.log_prob(x, context=torch.ones(5, 3)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_every_parameter_learns(name):
     """None is left out of the graph, in a flow that is not at its start."""
-    flow = build_flow(name, 3, 2, transforms=3, hidden_features=8)
+    options = {"circular": [1]} if name == BOX else {}
+    flow = build_flow(name, 3, 2, transforms=3, hidden_features=8, **options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         with torch.no_grad():
             for weight in flow.parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
-        flow.log_prob(torch.randn(64, 3), context=torch.randn(64, 2)).sum().backward()
+        flow.log_prob(2 * torch.rand(64, 3) - 1, context=torch.randn(64, 2)).sum().backward()
     without = [name for name, weight in flow.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert without == []
 
 
 MISTAKES = {
-    "model": (lambda: build_flow("realnvp", 2), "model: expected one of maf, maf-spline, nsf; got 'realnvp'"),
+    "model": (lambda: build_flow("realnvp", 2), "model: expected one of maf, maf-spline, nsf, nsf-box; got 'realnvp'"),
     "option": (lambda: build_flow("nsf", 2, layers=3), "option of the flow 'nsf': expected one of"),
     "not for this one": (lambda: build_flow("maf", 2, bins=3), "option of the flow 'maf'"),
     "transforms": (lambda: build_flow("nsf", 2, transforms=0), "transforms: expected an integer of at least 1"),
     "bins": (lambda: build_flow("nsf", 2, bins=2.5), "bins: expected an integer of at least 1"),
     "features": (lambda: build_flow("nsf", 0), "features: expected an integer of at least 1"),
     "tail bound": (lambda: build_flow("nsf", 2, tail_bound=-1.0), "tail_bound: expected"),
+    "circle twice": (lambda: build_flow("nsf-box", 2, circular=[1, 1]), "circular: expected distinct indices"),
+    "no such circle": (lambda: build_flow("nsf-box", 2, circular=[2]), r"indices from 0 to 1, got \[2\]"),
+    "circle without a number": (lambda: build_flow("nsf-box", 2, circular="a"), "circular: expected distinct indices"),
+    "no circles elsewhere": (lambda: build_flow("nsf", 2, circular=[0]), "option of the flow 'nsf'"),
+    "no tails on a box": (lambda: build_flow("nsf-box", 2, tail_bound=3.0), "option of the flow 'nsf-box'"),
     "too many bins": (lambda: build_flow("nsf", 2, bins=1001), "bins: expected"),
 }
 
@@ -153,6 +160,7 @@ def test_an_architecture_is_written_and_read():
     for architecture in (
         Architecture("nsf", (2,), (3, 10), {"transforms": 1}, True),
         Architecture("maf", (1,), None),
+        Architecture("nsf-box", (2,), (1,), {"circular": [0]}),
     ):
         assert Architecture.from_dict(architecture.to_dict()) == architecture
     with pytest.raises(UsageError, match="hand in one of the same structure"):

@@ -60,7 +60,7 @@ def test_same_seed_same_bytes(npe, crude, uniform_pairs, tmp_path):
     assert not torch.equal(crude.sample(10, X_OBS).values, other.sample(10, X_OBS).values)
 
 
-@pytest.mark.parametrize("model", ["nsf", "maf", "maf-spline"])
+@pytest.mark.parametrize("model", ["nsf", "maf", "maf-spline", "nsf-box"])
 def test_every_model_fits_samples_and_evaluates(model, uniform, uniform_pairs, quick):
     posterior = sp.NPE(uniform.parameters, model, **quick).fit(*uniform_pairs, progress=False)
     samples = posterior.sample(50, X_OBS)
@@ -193,7 +193,7 @@ def test_stores(npe, crude, uniform, uniform_pairs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "nfs"}, "model: expected one of nsf, maf, maf-spline or an nflows Flow, got 'nfs'"),
+        ({"model": "nfs"}, "model: expected one of nsf, maf, maf-spline, nsf-box or an nflows Flow, got 'nfs'"),
         ({"embedding": len}, "embedding: expected a torch module"),
         ({"device": "tpu"}, "device: expected 'auto', 'cpu'"),
         ({"prior": 3}, "prior: expected Parameters or a torch"),

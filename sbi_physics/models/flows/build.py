@@ -1,4 +1,4 @@
-"""Named flows: `nsf`, `maf` and `maf-spline`, each an ordinary `nflows.flows.Flow`.
+"""Named flows: `nsf`, `maf`, `maf-spline` and `nsf-box`, each an ordinary `nflows.flows.Flow`.
 
 =============  =====================================================================  ==================
 name           layers                                                                 strong at
@@ -6,11 +6,17 @@ name           layers                                                           
 ``nsf``        spline couplings mixed by LU linear maps                               fast both ways
 ``maf``        affine masked autoregressive layers in alternating order               fast evaluation
 ``maf-spline`` spline masked autoregressive layers in alternating order               sharp densities
+``nsf-box``    spline couplings on [-1, 1]^D with a uniform base, nothing leaves it   angles
 =============  =====================================================================  ==================
+
+In `nsf-box` no linear map may mix the dimensions.  Its first layer moves each of them by the context alone; in the
+pairs of layers after it the halves that move are told apart by one binary digit of the number of the dimension after
+the other, so that after 2 ceil(log2 D) layers any two dimensions have seen one another (Gao, Isaacson and Krause 2020,
+arXiv:2001.05486).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,14 +27,18 @@ from nflows.transforms.base import CompositeTransform, Transform
 from sbi_physics.core.checks import known_keys, positive_integer
 from sbi_physics.core.errors import UsageError
 from sbi_physics.models.flows.autoregressive import MaskedAffine, MaskedSpline
+from sbi_physics.models.flows.box import BoxCoupling, UniformBox
 from sbi_physics.models.flows.coupling import SplineCoupling
 from sbi_physics.models.flows.linear import LULinear, Permutation
 from sbi_physics.models.flows.spline import MIN_BIN
 
-__all__ = ["FLOWS", "build_flow"]
+__all__ = ["BOX", "FLOWS", "build_flow"]
+
+BOX = "nsf-box"
 
 _SHARED: dict[str, Any] = {"transforms": 5, "hidden_features": 64, "blocks": 2}
 _SPLINE: dict[str, Any] = {**_SHARED, "bins": 8, "tail_bound": 5.0}
+_BOX: dict[str, Any] = {**_SHARED, "bins": 4, "circular": ()}
 
 
 def _nsf(features: int, context: int | None, options: dict[str, Any]) -> list[Transform]:
@@ -51,10 +61,26 @@ def _maf(
     return layers
 
 
+def _nsf_box(features: int, context: int | None, options: dict[str, Any]) -> list[Transform]:
+    moved = _moved(features, options.pop("transforms"))
+    return [BoxCoupling(features, context, moved=each, **options) for each in moved]
+
+
+def _moved(features: int, transforms: int) -> list[list[int]]:
+    """The dimensions that move in each layer."""
+    everything = list(range(features))
+    if features == 1:
+        return [everything] * transforms
+    digits = (features - 1).bit_length()
+    halves = [[j for j in everything if j >> digit & 1 == value] for digit in range(digits) for value in (1, 0)]
+    return [everything, *(halves[i % len(halves)] for i in range(transforms))]
+
+
 FLOWS: dict[str, tuple[Callable[..., list[Transform]], dict[str, Any]]] = {
     "nsf": (_nsf, _SPLINE),
     "maf": (lambda *a: _maf(MaskedAffine, *a), _SHARED),
     "maf-spline": (lambda *a: _maf(MaskedSpline, *a), _SPLINE),
+    "nsf-box": (_nsf_box, _BOX),
 }
 
 
@@ -65,10 +91,11 @@ def build_flow(name: str, features: int, context_features: int | None = None, **
         name: a key of `FLOWS`.
         features: D.
         context_features: width of the context, or None for an unconditional flow.
-        **options: transforms, hidden_features, blocks and, for splines, bins and tail_bound.
+        **options: transforms, hidden_features, blocks and, for splines, bins and tail_bound; for `nsf-box` bins and
+            circular, the indices of the dimensions that are circles.
 
     Returns:
-        A flow from data ``(n, D)`` to standard-normal noise.
+        A flow from data ``(n, D)`` to standard-normal noise; `nsf-box` from data in [-1, 1]^D to uniform noise.
 
     Raises:
         UsageError: the name or an option is not known.
@@ -83,5 +110,16 @@ def build_flow(name: str, features: int, context_features: int | None = None, **
         raise UsageError(f"bins: expected fewer than {1 / MIN_BIN:g}, got {merged['bins']}")
     if "tail_bound" in merged and not 0 < merged["tail_bound"] < math.inf:
         raise UsageError(f"tail_bound: expected a finite number above 0, got {merged['tail_bound']!r}")
+    if "circular" in merged:
+        _check_indices(merged["circular"], features)
     layers = make(positive_integer(features, "features"), context_features, merged)
-    return Flow(CompositeTransform(layers), StandardNormal([features]))
+    base = UniformBox(features) if name == BOX else StandardNormal([features])
+    return Flow(CompositeTransform(layers), base)
+
+
+def _check_indices(circular: Sequence[int], features: int) -> None:
+    whole = isinstance(circular, list | tuple) and all(
+        isinstance(i, int) and not isinstance(i, bool) and 0 <= i < features for i in circular
+    )
+    if not whole or len(set(circular)) < len(circular):
+        raise UsageError(f"circular: expected distinct indices from 0 to {features - 1}, got {circular!r}")

@@ -1,6 +1,7 @@
 """Evaluate the conditioners of nflows, `ResidualNet` and `MADE`, without doing anything twice.
 
-The networks are nflows' own; only their evaluation is here, equal to their `forward` up to rounding.
+The networks are nflows' own; only their evaluation is here, equal to their `forward` up to rounding, and the start of
+the couplings' one, `coupling_net`, which returns zero.
 
 - The context may have fewer rows than the inputs and broadcasts against them: for many draws at one observation it is
   projected once.
@@ -16,7 +17,24 @@ from nflows.nn.nets.resnet import ResidualNet
 from nflows.transforms.made import MADE, MaskedLinear
 from torch import Tensor
 
-__all__ = ["Incremental", "made", "residual_net"]
+__all__ = ["Incremental", "coupling_net", "made", "residual_net"]
+
+
+def coupling_net(
+    features: int, outputs: int, context_features: int | None, hidden_features: int, blocks: int
+) -> ResidualNet:
+    """A residual network from inputs ``(*, features)`` and a context to ``(*, outputs)``, zero at the start."""
+    net = ResidualNet(
+        in_features=features,
+        out_features=outputs,
+        hidden_features=hidden_features,
+        context_features=context_features,
+        num_blocks=blocks,
+        activation=F.silu,
+    )
+    torch.nn.init.zeros_(net.final_layer.weight)
+    torch.nn.init.zeros_(net.final_layer.bias)
+    return net
 
 
 def residual_net(net: ResidualNet, inputs: Tensor, context: Tensor | None) -> Tensor:

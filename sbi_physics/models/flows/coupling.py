@@ -5,11 +5,10 @@ task of the linear layers in between (`LULinear`).
 """
 
 import torch
-from nflows.nn.nets import ResidualNet
 from nflows.transforms.base import Transform
-from torch import Tensor, nn
+from torch import Tensor
 
-from sbi_physics.models.flows.conditioner import residual_net
+from sbi_physics.models.flows.conditioner import coupling_net, residual_net
 from sbi_physics.models.flows.spline import rational_quadratic_spline, spline_parameters
 
 __all__ = ["SplineCoupling"]
@@ -40,16 +39,8 @@ class SplineCoupling(Transform):
         super().__init__()
         self.kept = features // 2
         self.bins, self.tail_bound = bins, tail_bound
-        self.conditioner = ResidualNet(
-            in_features=max(self.kept, 1),
-            out_features=(features - self.kept) * spline_parameters(bins),
-            hidden_features=hidden_features,
-            context_features=context_features,
-            num_blocks=blocks,
-            activation=nn.functional.silu,
-        )
-        nn.init.zeros_(self.conditioner.final_layer.weight)
-        nn.init.zeros_(self.conditioner.final_layer.bias)
+        outputs = (features - self.kept) * spline_parameters(bins)
+        self.conditioner = coupling_net(max(self.kept, 1), outputs, context_features, hidden_features, blocks)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to noise: ``(n, D)`` and contexts ``(n, C)`` or ``(1, C)`` give ``(n, D)`` and the log-determinant."""

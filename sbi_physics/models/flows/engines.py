@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sbi_physics.core.errors import UsageError
 from sbi_physics.models.flows.autoregressive import MaskedAffine, MaskedSpline
+from sbi_physics.models.flows.box import BoxCoupling, UniformBox
 from sbi_physics.models.flows.coupling import SplineCoupling
 from sbi_physics.models.flows.fused.engine import FusedFlow, fused_flow
 from sbi_physics.models.flows.linear import LULinear, Permutation
@@ -29,7 +30,9 @@ __all__ = ["ENGINES", "add_gradient", "check_engine", "from_noise", "log_prob", 
 
 ENGINES = ("auto", "eager", "compiled", "fused", "graphed")
 
-_BROADCAST = (SplineCoupling, MaskedAffine, MaskedSpline, LULinear, Permutation)
+_BROADCAST = (SplineCoupling, BoxCoupling, MaskedAffine, MaskedSpline, LULinear, Permutation)
+# Base distributions that no context moves.
+_FIXED = (StandardNormal, UniformBox)
 # Fewer rows than this are done before a library is loaded.
 _WORTH_COMPILING = 2048
 
@@ -105,9 +108,9 @@ def _rows(flow: Flow, context: Tensor | None, n: int) -> Tensor | None:
     if context is None or len(context) == n:
         return context
     ours = all(isinstance(t, _BROADCAST) for t in getattr(flow._transform, "_transforms", [flow._transform]))
-    return context if ours and isinstance(flow._distribution, StandardNormal) else context.expand(n, -1)
+    return context if ours and isinstance(flow._distribution, _FIXED) else context.expand(n, -1)
 
 
 def _base_log_prob(flow: Flow, noise: Tensor, context: Tensor | None) -> Tensor:
     base = flow._distribution
-    return base.log_prob(noise) if isinstance(base, StandardNormal) else base.log_prob(noise, context=context)
+    return base.log_prob(noise) if isinstance(base, _FIXED) else base.log_prob(noise, context=context)

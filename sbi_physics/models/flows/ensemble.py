@@ -1,12 +1,13 @@
-r"""Several flows as one density: their mixture with equal weights, trained in one pass over the data.
+r"""Several flows as one density: their mixture with equal weights.
 
-Each member is fitted on its own, from its own initial weights; what is reported is the mixture
+What is reported is the mixture of the members,
 
 $$ q(x|c) = \frac{1}{k}\sum_{i=1}^{k} q_i(x|c), $$
 
-which is wider where the members disagree, that is where the data do not decide (Lakshminarayanan, Pritzel and Blundell
-2017, arXiv:1612.01474), and by Jensen's inequality never below the mean of their log-densities.  Members that run
-eagerly are evaluated together with stacked parameters (`torch.func`); compiled ones in turn, each in all threads.
+which is wider where they disagree, that is where the data do not decide (Lakshminarayanan, Pritzel and Blundell 2017,
+arXiv:1612.01474), and by Jensen's inequality never below the mean of their log-densities.  In training each member is
+fitted on its own, to its own part of every batch.  Members that run eagerly are evaluated together with stacked
+parameters (`torch.func`); those that are one function in turn, each in all threads.
 
 The functions here take a single flow as well.
 """
@@ -19,10 +20,10 @@ from nflows.flows.base import Flow
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from sbi_physics.core.errors import UsageError
+from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.flows import engines
 
-__all__ = ["FlowEnsemble", "add_gradient", "from_noise", "log_prob", "mean_log_prob"]
+__all__ = ["FlowEnsemble", "add_gradient", "from_noise", "log_prob", "training_log_prob"]
 
 
 class FlowEnsemble(nn.Module):
@@ -30,49 +31,69 @@ class FlowEnsemble(nn.Module):
 
     Args:
         flows: two or more.
+
+    Attributes:
+        active: how many of them there are for now: one while they share the beginning of their training.
     """
 
     def __init__(self, flows: Iterable[Flow]) -> None:
         super().__init__()
         self.flows = nn.ModuleList(flows)
+        self.active = len(self.flows)
 
     def members(self) -> list[Flow]:
-        """The flows."""
-        return list(self.flows)
+        """The active flows."""
+        return list(self.flows)[: self.active]
+
+    def share_beginning(self) -> None:
+        """From now on there is the first member alone."""
+        self.active = 1
+        for flow in list(self.flows)[1:]:
+            flow.requires_grad_(False)
+
+    def part(self) -> None:
+        """Let all members go on from where the first one is."""
+        self.active = len(self.flows)
+        for flow in list(self.flows)[1:]:
+            flow.load_state_dict(self.flows[0].state_dict())
+            flow.requires_grad_(True)
 
 
 def log_prob(flow: Flow | FlowEnsemble, inputs: Tensor, context: Tensor | None, *, engine: str = "auto") -> Tensor:
     """Log-density ``(n,)`` of inputs ``(n, D)`` given embedded contexts ``(n, C)``, ``(1, C)`` or None."""
     if isinstance(flow, Flow):
         return engines.log_prob(flow, inputs, context, engine=engine)
-    each = _members_log_prob(flow, inputs, context, engine)
+    each = _members_log_prob(flow, inputs.expand(flow.active, *inputs.shape), context, engine)
     return torch.logsumexp(each, dim=0) - math.log(len(each))
 
 
-def mean_log_prob(flow: Flow | FlowEnsemble, inputs: Tensor, context: Tensor | None, *, engine: str = "auto") -> Tensor:
-    """The mean of the log-densities of the members ``(n,)``: what each of them is trained by."""
+def training_log_prob(
+    flow: Flow | FlowEnsemble, inputs: Tensor, context: Tensor | None, *, engine: str = "auto"
+) -> Tensor:
+    """As `log_prob`, but with k members each row by one of them: the first n/k rows by the first, and so on."""
     if isinstance(flow, Flow):
         return engines.log_prob(flow, inputs, context, engine=engine)
-    return _members_log_prob(flow, inputs, context, engine).mean(0)
+    return _members_log_prob(flow, _parts(flow, inputs), context, engine).flatten()
 
 
 def add_gradient(
     flow: Flow | FlowEnsemble, inputs: Tensor, context: Tensor | None, weights: Tensor, *, engine: str = "auto"
 ) -> Tensor:
-    """`mean_log_prob`; the gradient of its weighted sum is added to the `grad` of all that it depends on."""
+    """`training_log_prob`; the gradient of its weighted sum is added to the `grad` of all that it depends on."""
     if isinstance(flow, Flow):
         return engines.add_gradient(flow, inputs, context, weights, engine=engine)
     if not _in_turn(flow, inputs, engine):
-        found = mean_log_prob(flow, inputs, context, engine=engine)
+        found = training_log_prob(flow, inputs, context, engine=engine)
         (weights * found).sum().backward()
         return found.detach()
     # A leaf collects the gradients of all members before they go on into the embedding network, once.
     leaf = None if context is None else context.detach().requires_grad_(context.requires_grad)
-    share = weights / len(flow.flows)
-    each = [engines.add_gradient(member, inputs, leaf, share, engine=engine) for member in flow.members()]
+    contexts = _contexts(flow, leaf)
+    parts = zip(flow.members(), _parts(flow, inputs), contexts, _parts(flow, weights), strict=True)
+    each = [engines.add_gradient(member, rows, c, w, engine=engine) for member, rows, c, w in parts]
     if context is not None and leaf is not None and leaf.grad is not None:
         context.backward(leaf.grad)
-    return torch.stack(each).mean(0)
+    return torch.cat(each)
 
 
 def from_noise(
@@ -109,23 +130,42 @@ def _in_turn(flow: FlowEnsemble, inputs: Tensor, engine: str) -> bool:
     return all(engines.runs_compiled(member, inputs, engine) for member in flow.members())
 
 
+def _parts(flow: FlowEnsemble, rows: Tensor) -> Tensor:
+    """Rows ``(n, *)`` as one part for each member: ``(k, n / k, *)``."""
+    if len(rows) % flow.active:
+        raise ShapeError(f"batch: expected a multiple of {flow.active}, one part for each member, got {len(rows)}")
+    return rows.unflatten(0, (flow.active, -1))
+
+
+def _contexts(flow: FlowEnsemble, context: Tensor | None) -> list[Tensor | None]:
+    """What each member gets of a context in training."""
+    if context is None or len(context) == 1:
+        return [context] * flow.active
+    return list(_parts(flow, context))
+
+
 def _members_log_prob(flow: FlowEnsemble, inputs: Tensor, context: Tensor | None, engine: str) -> Tensor:
-    """The log-density of each member: ``(k, n)``."""
+    """The log-density ``(k, n)`` of each member for its inputs ``(k, n, D)``.
+
+    The contexts are one row; or ``(n, C)``, the same for each; or ``(k n, C)``, one part for each.
+    """
     members = flow.members()
-    if _in_turn(flow, inputs, engine):
-        return torch.stack([engines.log_prob(member, inputs, context, engine=engine) for member in members])
+    divided = context is not None and len(context) not in (1, inputs.shape[1])
+    contexts = _contexts(flow, context) if divided else [context] * len(members)
+    if _in_turn(flow, inputs[0], engine):
+        parts = zip(members, inputs, contexts, strict=True)
+        return torch.stack([engines.log_prob(member, rows, c, engine=engine) for member, rows, c in parts])
     first = _LogProb(members[0])
     stacked = {
         name: torch.stack([member.get_parameter(name.removeprefix("flow.")) for member in members])
         for name, _ in first.named_parameters()
     }
-    # A copy of the inputs for each member, in appearance only: nflows sums log-determinants into what is like them.
-    each = inputs.expand(len(members), *inputs.shape)
 
-    def one(parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
-        return functional_call(first, parameters, (rows, context))
+    def one(parameters: dict[str, Tensor], rows: Tensor, c: Tensor | None) -> Tensor:
+        return functional_call(first, parameters, (rows, c))
 
-    return vmap(one, randomness="different")(stacked, each)
+    together = _parts(flow, context) if context is not None and divided else context
+    return vmap(one, in_dims=(0, 0, 0 if divided else None), randomness="different")(stacked, inputs, together)
 
 
 class _LogProb(nn.Module):

@@ -1,4 +1,4 @@
-r"""Monotonic rational-quadratic splines on [-B, B] with identity tails (Durkan et al. 2019, arXiv:1906.04032).
+r"""Monotonic rational-quadratic splines on [-B, B] (Durkan et al. 2019, arXiv:1906.04032).
 
 With K bins, knots $(x_k, y_k)$, widths w, heights h, slopes $s = h/w$, derivatives $\delta_0, \delta_1$ at the edges
 of a bin and $\xi = (x-x_k)/w$, inside a bin (their equations 4 and 5)
@@ -7,48 +7,77 @@ $$ y = y_k + h\,\frac{s\xi^2 + \delta_0\,\xi(1-\xi)}{D}, \qquad D = s + (\delta_
 
 $$ \frac{dy}{dx} = \frac{s^2 N}{D^2}, \qquad N = \delta_1\xi^2 + 2s\,\xi(1-\xi) + \delta_0(1-\xi)^2 $$
 
+What happens at the edges is the boundary:
+
+============  ===========================================================  ==========================
+``linear``    the identity outside, both end derivatives one               the real line
+``bounded``   [-B, B] onto itself, both end derivatives free               an interval
+``circular``  period 2B, both end derivatives one free number              an angle; Rezende et al.
+                                                                           2020 (arXiv:2002.02428)
+============  ===========================================================  ==========================
+
 Every element goes through the same arithmetic: there is no boolean mask and nothing waits for the host.  The backward
 pass is analytic: the partial derivatives with respect to the six quantities of the bin are a few products, and only
 then are they spread over the K bins.  The inverse has the same backward by the implicit function theorem.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["rational_quadratic_spline", "spline_parameters"]
+__all__ = ["Boundary", "rational_quadratic_spline", "spline_parameters", "wrap"]
+
+Boundary = Literal["linear", "bounded", "circular"]
 
 MIN_BIN = 1e-3
 MIN_DERIVATIVE = 1e-3
 # softplus(UNIT_DERIVATIVE) + MIN_DERIVATIVE == 1, so that a conditioner that returns zero gives the identity.
 UNIT_DERIVATIVE = math.log(math.expm1(1.0 - MIN_DERIVATIVE))
+# Free derivatives at the K + 1 knots, less K.
+_MORE_DERIVATIVES: dict[Boundary, int] = {"linear": -1, "bounded": 1, "circular": 0}
 
 
-def spline_parameters(bins: int) -> int:
-    """The number of unconstrained parameters for one dimension: K widths, K heights, K - 1 inner derivatives."""
-    return 3 * bins - 1
+def spline_parameters(bins: int, boundary: Boundary = "linear") -> int:
+    """The number of unconstrained parameters for one dimension.
+
+    K widths, K heights and the free derivatives: K - 1 (linear), K + 1 (bounded) or K (circular).
+    """
+    return 3 * bins + _MORE_DERIVATIVES[boundary]
+
+
+def wrap(values: Tensor, bound: float) -> Tensor:
+    """Values ``(*)`` less whole periods 2B, in [-B, B] (B itself by rounding alone); inside they keep their bits."""
+    return (values - 2 * bound * torch.floor((values + bound) / (2 * bound))).clamp(-bound, bound)
 
 
 def rational_quadratic_spline(
-    inputs: Tensor, parameters: Tensor, *, bins: int, tail_bound: float, inverse: bool = False
+    inputs: Tensor,
+    parameters: Tensor,
+    *,
+    bins: int,
+    tail_bound: float,
+    inverse: bool = False,
+    boundary: Boundary = "linear",
 ) -> tuple[Tensor, Tensor]:
-    """Transform each element by its own spline.
+    """Transform each element by its own spline f.
 
     Args:
         inputs: ``(*)``.
-        parameters: ``(*, 3K - 1)`` unconstrained; zero gives the identity.
+        parameters: ``(*, spline_parameters(K, boundary))`` unconstrained; zero gives the identity.
         bins: K.
-        tail_bound: B; outside [-B, B] the transform is the identity.
+        tail_bound: B.
         inverse: whether to apply the inverse.
+        boundary: outside [-B, B] the map is the identity (linear), goes on with period 2B as ``f(x + 2B) = f(x) + 2B``
+            (circular), or is that of the nearer edge, output and derivative (bounded), where the caller is at fault.
 
     Returns:
         outputs ``(*)`` and the logarithm of the derivative of the applied map ``(*)``; differentiable once.
     """
-    outputs, log_derivative, *_ = _Spline.apply(inputs, parameters, bins, tail_bound, inverse)
+    outputs, log_derivative, *_ = _Spline.apply(inputs, parameters, bins, tail_bound, inverse, boundary)
     return outputs, log_derivative
 
 
@@ -65,7 +94,9 @@ class _Bin(NamedTuple):
     position: Tensor  # (1, *)
 
 
-def _find_bin(clamped: Tensor, parameters: Tensor, bins: int, tail_bound: float, inverse: bool) -> _Bin:
+def _find_bin(
+    clamped: Tensor, parameters: Tensor, bins: int, tail_bound: float, inverse: bool, boundary: Boundary
+) -> _Bin:
     # The bins come first: operations over them then run along long rows, several times faster than along eight numbers.
     leading = parameters.movedim(-1, 0).contiguous()
     shares = torch.softmax(leading[: 2 * bins].unflatten(0, (2, bins)), dim=1)
@@ -76,11 +107,20 @@ def _find_bin(clamped: Tensor, parameters: Tensor, bins: int, tail_bound: float,
     size = sizes.gather(1, both).squeeze(1)
     left, bottom = (right_edges.gather(1, both).squeeze(1) - size).unbind(0)
     width, height = size.unbind(0)
-    # The outermost derivatives are one, which a raw value of zero gives.
-    zero = torch.zeros_like(leading[:1])
-    raw = torch.cat([zero, leading[2 * bins :], zero]).gather(0, torch.cat([index, index + 1]))
+    raw = _at_knots(leading[2 * bins :], boundary).gather(0, torch.cat([index, index + 1]))
     derivatives = F.softplus(raw + UNIT_DERIVATIVE) + MIN_DERIVATIVE
     return _Bin(left, width, bottom, height, raw, derivatives, shares, index)
+
+
+def _at_knots(free: Tensor, boundary: Boundary) -> Tensor:
+    """The raw derivatives ``(K + 1, *)`` at all knots from those that are free."""
+    if boundary == "bounded":
+        return free
+    if boundary == "circular":
+        return torch.cat([free, free[:1]])
+    # The outermost derivatives are one, which a raw value of zero gives.
+    zero = free.new_zeros(1, *free.shape[1:])
+    return torch.cat([zero, free, zero])
 
 
 def _forward(x: Tensor, b: _Bin) -> tuple[Tensor, Tensor]:
@@ -118,15 +158,20 @@ class _Spline(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        inputs: Tensor, parameters: Tensor, bins: int, tail_bound: float, inverse: bool
+        inputs: Tensor, parameters: Tensor, bins: int, tail_bound: float, inverse: bool, boundary: Boundary
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        clamped = inputs.clamp(-tail_bound, tail_bound)
-        bin_ = _find_bin(clamped, parameters, bins, tail_bound, inverse)
-        xi, moved = (_backward if inverse else _forward)(clamped, bin_)
+        circular = boundary == "circular"
+        clamped = wrap(inputs, tail_bound) if circular else inputs.clamp(-tail_bound, tail_bound)
+        bin_ = _find_bin(clamped, parameters, bins, tail_bound, inverse, boundary)
+        xi, outputs = (_backward if inverse else _forward)(clamped, bin_)
         log_derivative = _log_derivative(xi, bin_)
-        inside = inputs.abs() <= tail_bound
-        outputs = torch.where(inside, moved, inputs)
-        log_derivative = torch.where(inside, -log_derivative if inverse else log_derivative, 0.0)
+        log_derivative = -log_derivative if inverse else log_derivative
+        if boundary == "linear":
+            inside = inputs.abs() <= tail_bound
+            outputs, log_derivative = torch.where(inside, outputs, inputs), torch.where(inside, log_derivative, 0.0)
+        else:
+            outputs = outputs.clamp(-tail_bound, tail_bound)
+            outputs = outputs + (inputs - clamped) if circular else outputs
         sizes = torch.stack([bin_.width, bin_.height])
         return outputs, log_derivative, xi, sizes, bin_.raw_derivatives, bin_.shares, bin_.position
 
@@ -135,15 +180,17 @@ class _Spline(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(True)
         ctx.save_for_backward(inputs[0], *output[2:])
-        ctx.bins, ctx.tail_bound, ctx.inverse = inputs[2:]
+        ctx.bins, ctx.tail_bound, ctx.inverse, ctx.boundary = inputs[2:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_outputs: Tensor, grad_log: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         inputs, xi, sizes, raw, shares, index = ctx.saved_tensors
-        inside = inputs.abs() <= ctx.tail_bound
         partial = _Partials.at(xi, sizes, F.softplus(raw + UNIT_DERIVATIVE) + MIN_DERIVATIVE)
-        grad_out, grad_l = torch.where(inside, grad_outputs, 0.0), torch.where(inside, grad_log, 0.0)
+        grad_out, grad_l, inside = grad_outputs, grad_log, None
+        if ctx.boundary == "linear":
+            inside = inputs.abs() <= ctx.tail_bound
+            grad_out, grad_l = torch.where(inside, grad_out, 0.0), torch.where(inside, grad_l, 0.0)
         if ctx.inverse:
             # x(y, p) from f(x, p) = y: dx = (dy - f_p dp) / f_x, and the log-derivative is -l(x, p).
             through = (grad_out - grad_l * partial.l_xi / sizes[0]) * sizes[0] / partial.y_xi
@@ -151,8 +198,12 @@ class _Spline(torch.autograd.Function):
         else:
             grad_inputs = (grad_out * partial.y_xi + grad_l * partial.l_xi) / sizes[0]
         edge, size, derivative = partial.spread(grad_out, grad_l)
-        grad_parameters = _unconstrained(edge, size, derivative, raw, shares, index, ctx.bins, ctx.tail_bound)
-        return torch.where(inside, grad_inputs, grad_outputs), grad_parameters, None, None, None
+        if inside is not None:
+            grad_inputs = torch.where(inside, grad_inputs, grad_outputs)
+        grad_sizes = _grad_sizes(edge, size, shares, index, ctx.bins, ctx.tail_bound)
+        grad_derivatives = _grad_derivatives(derivative, raw, index, ctx.bins, ctx.boundary)
+        grad_parameters = torch.cat([grad_sizes, grad_derivatives]).movedim(0, -1).contiguous()
+        return grad_inputs, grad_parameters, None, None, None, None
 
 
 class _Partials(NamedTuple):
@@ -214,16 +265,23 @@ class _Partials(NamedTuple):
         return edge, size, derivative
 
 
-def _unconstrained(
-    edge: Tensor, size: Tensor, derivative: Tensor, raw: Tensor, shares: Tensor, index: Tensor, bins: int, bound: float
-) -> Tensor:
-    """From gradients in the quantities of the bin to those in the unconstrained parameters ``(*, 3K - 1)``."""
+def _grad_sizes(edge: Tensor, size: Tensor, shares: Tensor, index: Tensor, bins: int, bound: float) -> Tensor:
+    """From gradients in edges and sizes of the bin to those in the unconstrained widths and heights ``(2K, *)``."""
     position = torch.arange(bins, device=index.device).view(bins, *[1] * (index.ndim - 1))
     # An edge is the sum of all sizes before it.
     each = torch.where(position < index, edge.unsqueeze(1), torch.where(position == index, size.unsqueeze(1), 0.0))
     weighted = each * shares
-    grad_sizes = (2 * bound * (1 - MIN_BIN * bins)) * (weighted - shares * weighted.sum(1, keepdim=True))
+    spread = weighted - shares * weighted.sum(1, keepdim=True)
+    return ((2 * bound * (1 - MIN_BIN * bins)) * spread).flatten(0, 1)
+
+
+def _grad_derivatives(derivative: Tensor, raw: Tensor, index: Tensor, bins: int, boundary: Boundary) -> Tensor:
+    """From gradients in the two derivatives of the bin to those in the free raw derivatives, bins first."""
     slopes = derivative * torch.sigmoid(raw + UNIT_DERIVATIVE)
-    padded = torch.zeros(bins + 1, *index.shape[1:], dtype=slopes.dtype, device=slopes.device)
-    padded = padded.scatter(0, torch.cat([index, index + 1]), slopes)
-    return torch.cat([grad_sizes.flatten(0, 1), padded[1:-1]]).movedim(0, -1).contiguous()
+    at_knots = torch.zeros(bins + 1, *index.shape[1:], dtype=slopes.dtype, device=slopes.device)
+    at_knots = at_knots.scatter(0, torch.cat([index, index + 1]), slopes)
+    if boundary == "bounded":
+        return at_knots
+    if boundary == "circular":
+        return torch.cat([at_knots[:1] + at_knots[-1:], at_knots[1:-1]])
+    return at_knots[1:-1]

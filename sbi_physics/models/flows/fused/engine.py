@@ -90,7 +90,7 @@ def fused_flow(flow: Flow, device: torch.device) -> FusedFlow | None:
 
 @torch.no_grad()
 def _agrees(fused: FusedFlow, flow: Flow, device: torch.device) -> bool:
-    """Whether the kernels compile and give what the eager flow gives: no driver or GPU may change results in silence."""
+    """Whether the kernels compile and give what the eager flow gives: no GPU may change results in silence."""
     sizes = dict(shape_of(flow) or ())
     generator = torch.Generator().manual_seed(0)
     rows, contexts = (torch.randn(64, int(sizes[n]), generator=generator).to(device) for n in ("FEATURES", "CONTEXT"))
