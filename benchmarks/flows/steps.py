@@ -38,9 +38,16 @@ class Side:
     """A flow, how it is evaluated and drawn from, and how it is updated."""
 
     def __init__(
-        self, model: nn.Module, log_prob: Callable[..., Tensor], sample: Callable[..., Any], flat: bool
+        self,
+        model: nn.Module,
+        log_prob: Callable[..., Tensor],
+        sample: Callable[..., Any],
+        gradient: Callable[..., Any] | None = None,
     ) -> None:
         self.model, self.log_prob, self.sample = model, log_prob, sample
+        self.gradient = gradient or self._differentiate
+        # Ours are trained as the training loop trains them.
+        flat = gradient is not None
         self.flat = FlatParameters(model.parameters()) if flat else None
         if self.flat is not None:
             (self.optimizer,) = make_optimizers("adamw", self.flat, 1e-4, 0.0)
@@ -53,8 +60,11 @@ class Side:
             self.flat.gradients.zero_()
         else:
             self.optimizer.zero_grad()
-        self.log_prob(events, contexts).mean().neg().backward()
+        self.gradient(events, contexts)
         self.optimizer.step()
+
+    def _differentiate(self, events: Tensor, contexts: Tensor) -> None:
+        self.log_prob(events, contexts).mean().neg().backward()
 
 
 def main() -> None:
@@ -144,7 +154,11 @@ def _ours(name: str, engine: str) -> Side:
     def sample(n: int, context: Tensor) -> Any:
         return engines.from_noise(flow, torch.randn(n, FEATURES), context, engine=engine)
 
-    return Side(flow, log_prob, sample, flat=True)
+    def gradient(events: Tensor, contexts: Tensor) -> Tensor:
+        weights = torch.full((len(events),), -1 / len(events))
+        return engines.add_gradient(flow, events, contexts, weights, engine=engine)
+
+    return Side(flow, log_prob, sample, gradient)
 
 
 def _nflows() -> Side:
@@ -168,7 +182,7 @@ def _nflows() -> Side:
         for i in range(LAYERS)
     ]
     flow = Flow(CompositeTransform(layers), StandardNormal([FEATURES]))
-    return Side(flow, flow.log_prob, lambda n, context: flow.sample(n, context=context), flat=False)
+    return Side(flow, flow.log_prob, lambda n, context: flow.sample(n, context=context))
 
 
 def _zuko(kind: str) -> Side:
@@ -180,7 +194,6 @@ def _zuko(kind: str) -> Side:
         flow,
         lambda events, contexts: flow(contexts).log_prob(events),
         lambda n, context: flow(context[0]).sample((n,)),
-        flat=False,
     )
 
 
