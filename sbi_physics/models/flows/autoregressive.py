@@ -36,6 +36,7 @@ class _MaskedLayer(Transform):
             hidden_features=max(hidden_features, features),
             context_features=context_features,
             num_blocks=blocks,
+            use_residual_blocks=False,
             output_multiplier=parameters,
             activation=nn.functional.silu,
         )
@@ -81,7 +82,7 @@ class MaskedAffine(_MaskedLayer):
         features: D.
         context_features: width of the context, or None.
         hidden_features: width of MADE.
-        blocks: residual blocks of MADE.
+        blocks: hidden layers of MADE after the first.
     """
 
     def __init__(self, features: int, context_features: int | None, *, hidden_features: int, blocks: int) -> None:
@@ -102,7 +103,7 @@ class MaskedSpline(_MaskedLayer):
         features: D.
         context_features: width of the context, or None.
         hidden_features: width of MADE.
-        blocks: residual blocks of MADE.
+        blocks: hidden layers of MADE after the first.
         bins: bins of each spline.
         tail_bound: the splines act on [-tail_bound, tail_bound].
     """

@@ -55,15 +55,13 @@ def residual_net(net: ResidualNet, inputs: Tensor, context: Tensor | None) -> Te
 
 
 def made(net: MADE, inputs: Tensor, context: Tensor | None) -> Tensor:
-    """The outputs ``(*, O)`` of a residual MADE for inputs ``(*, D)`` and a context ``(*, C)`` that broadcasts."""
+    """The outputs ``(*, O)`` of a MADE for inputs ``(*, D)`` and a context ``(*, C)`` that broadcasts."""
     hidden = net.initial_layer(inputs)
     if context is not None:
         hidden = hidden + net.activation(net.context_layer(context))
+    hidden = net.activation(hidden)
     for block in net.blocks:
-        change = block.linear_layers[0](block.activation(hidden))
-        if context is not None:
-            change = change + block.context_layer(context)
-        hidden = hidden + block.linear_layers[1](block.dropout(block.activation(change)))
+        hidden = block.activation(block.linear(hidden))
     return net.final_layer(hidden)
 
 
@@ -79,10 +77,10 @@ class _Layer(NamedTuple):
 
 
 class Incremental:
-    """A residual MADE while its inputs become known one after the other; without gradients.
+    """A MADE while its inputs become known one after the other; without gradients.
 
     Args:
-        net: the network, without batch normalisation.
+        net: the network, of feed-forward blocks without batch normalisation or dropout.
         context: ``(n, C)``, ``(1, C)`` or None.
         rows: n.
     """
@@ -93,22 +91,20 @@ class Incremental:
         # ends[d] counts the units of degree up to d.
         self._ends: list[int] = torch.bincount(degrees, minlength=features + 1).cumsum(0).tolist()
         self._activation = net.activation
-        self._first = _in_order(net.initial_layer, order, None)
-        self._pairs = [[_in_order(layer, order, order) for layer in block.linear_layers] for block in net.blocks]
+        hidden = [_in_order(block.linear, order, order) for block in net.blocks]
+        self._layers = [_in_order(net.initial_layer, order, None), *hidden]
         self._last = _Layer(net.final_layer.weight[:, order], net.final_layer.bias)
         self._multiplier = net.final_layer.out_features // features
         self._start = None if context is None else net.activation(net.context_layer(context)).T[order]
-        self._within = [None if context is None else b.context_layer(context).T[order] for b in net.blocks]
         like = self._last.weight
         self._inputs = like.new_empty(features, rows)
-        self._outputs = like.new_empty(len(degrees), rows)
-        self._active = [[torch.empty_like(self._outputs) for _ in range(2)] for _ in net.blocks]
+        self._active = [like.new_empty(len(degrees), rows) for _ in self._layers]
         self._update(0)
 
     def parameters(self, dimension: int) -> Tensor:
         """What the network says of `dimension` (from 0), which depends on those before it: ``(n, O / D)``."""
         mine = slice(dimension * self._multiplier, (dimension + 1) * self._multiplier)
-        return self._last.of(mine, self._outputs[: self._ends[dimension]]).T
+        return self._last.of(mine, self._active[-1][: self._ends[dimension]]).T
 
     def know(self, dimension: int, values: Tensor) -> None:
         """Take the values ``(n,)`` of `dimension`; the dimensions come in order."""
@@ -120,18 +116,13 @@ class Incremental:
         begin, end = (self._ends[degree - 1] if degree else 0), self._ends[degree]
         if begin == end:
             return
-        new = slice(begin, end)
-        hidden = self._first.of(new, self._inputs[:degree])
-        if self._start is not None:
-            hidden += self._start[new]
-        for (inner, outer), (before, between), context in zip(self._pairs, self._active, self._within, strict=True):
-            before[new] = self._activation(hidden)
-            change = inner.of(new, before[:end])
-            if context is not None:
-                change += context[new]
-            between[new] = self._activation(change)
-            hidden = hidden + outer.of(new, between[:end])
-        self._outputs[new] = hidden
+        new, seen = slice(begin, end), self._inputs[:degree]
+        for i, (layer, active) in enumerate(zip(self._layers, self._active, strict=True)):
+            hidden = layer.of(new, seen)
+            if i == 0 and self._start is not None:
+                hidden += self._start[new]
+            active[new] = self._activation(hidden)
+            seen = active[:end]
 
 
 def _in_order(layer: MaskedLinear, rows: Tensor, columns: Tensor | None) -> _Layer:
