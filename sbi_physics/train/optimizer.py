@@ -7,7 +7,7 @@ one shape are orthogonalised together, in one batch: flows consist of many small
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float | Tensor, *, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+        # Not part of the state: memory that every step uses again, because fresh pages cost as much as the products.
+        self._scratch: dict[Tensor, _Scratch] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -85,17 +87,46 @@ class Muon(torch.optim.Optimizer):
                     continue
                 momentum = self.state[matrices].setdefault("momentum", torch.zeros_like(matrices))
                 momentum.lerp_(matrices.grad, 1 - _MOMENTUM)
-                direction = nearest_orthogonal(matrices.grad.lerp(momentum, _MOMENTUM))
+                scratch = self._scratch.setdefault(matrices, _Scratch.like(matrices))
+                torch.lerp(matrices.grad, momentum, _MOMENTUM, out=scratch.given)
+                direction = scratch.nearest_orthogonal()
                 matrices.mul_(1 - group["lr"] * group["weight_decay"])
                 matrices.add_(direction.mul_(-group["lr"] * 0.2 * max(matrices.shape[-2:]) ** 0.5))
 
 
+class _Scratch(NamedTuple):
+    """The memory of a Newton-Schulz iteration: matrices ``(k, m, n)`` with m <= n, and their Gram matrices."""
+
+    given: Tensor  # as the parameter has them
+    first: Tensor
+    second: Tensor
+    gram: Tensor
+    polynomial: Tensor
+
+    @classmethod
+    def like(cls, matrices: Tensor) -> "_Scratch":
+        short, long = sorted(matrices.shape[-2:])
+        new, count = matrices.new_empty, matrices.shape[:-2].numel()
+        wide, square = (count, short, long), (count, short, short)
+        return cls(torch.empty_like(matrices), new(wide), new(wide), new(square), new(square))
+
+    def nearest_orthogonal(self) -> Tensor:
+        """Approximate U V^T of each of the given matrices U S V^T by polynomials, without a decomposition."""
+        given, (x, other, gram, polynomial) = self.given, self[1:]
+        tall = given.shape[-2] > given.shape[-1]
+        x.copy_((given.mT if tall else given).reshape(x.shape))
+        norms = torch.linalg.vector_norm(x.flatten(1), dim=1)[:, None, None]
+        x.div_((_MARGIN * norms).clamp(min=1e-12))
+        for a, b, c in _QUINTICS:
+            torch.bmm(x, x.mT, out=gram)
+            polynomial.copy_(gram).baddbmm_(gram, gram, beta=b, alpha=c)
+            other.copy_(x).baddbmm_(polynomial, x, beta=a)
+            x, other = other, x
+        return (x.mT if tall else x).reshape(given.shape)
+
+
 def nearest_orthogonal(matrices: Tensor) -> Tensor:
-    """Approximate U V^T of each matrix U S V^T ``(*, m, n)`` by polynomials of the matrix, without a decomposition."""
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).reshape(-1, *sorted(matrices.shape[-2:]))
-    x = x / (_MARGIN * torch.linalg.matrix_norm(x, keepdim=True)).clamp(min=1e-12)
-    for a, b, c in _QUINTICS:
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).reshape(matrices.shape)
+    """Approximate U V^T of each matrix U S V^T ``(*, m, n)`` (Newton-Schulz)."""
+    scratch = _Scratch.like(matrices)
+    scratch.given.copy_(matrices)
+    return scratch.nearest_orthogonal()

@@ -5,6 +5,7 @@ divided among threads; with one number of threads the same rows give the same bi
 """
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -41,7 +42,9 @@ class NativeFlow:
         self._base = flow._distribution
         self._parameters = _parameters(flow)
         orders = [t.order for t in flow._transform._transforms if isinstance(t, Permutation)]
-        self._program = _Program(library, torch.cat(orders) if orders else None, [p.numel() for p in self._parameters])
+        sizes = [p.numel() for p in self._parameters]
+        order = torch.cat(orders) if orders else None
+        self._program = _Program(library, order, _integers(sizes), sum(sizes))
 
     def log_prob(self, inputs: Tensor, context: Tensor | None) -> Tensor:
         """Log-density ``(n,)`` of inputs ``(n, D)`` given contexts ``(n, C)`` or ``(1, C)``; differentiable once."""
@@ -62,7 +65,7 @@ class NativeFlow:
             Log-densities ``(n,)`` and the gradient in the context, where that is wanted; None, and nothing done, where
             some of the parameters are not to be trained.
         """
-        if not all(p.requires_grad for p in self._parameters):
+        if not all([p.requires_grad for p in self._parameters]):
             return None
         inputs, log_prob = inputs.detach().contiguous(), inputs.new_empty(len(inputs))
         call = _Call(self._program, self._parameters, inputs, context)
@@ -156,7 +159,8 @@ class _Program(NamedTuple):
 
     library: ctypes.CDLL
     orders: Tensor | None
-    sizes: list[int]
+    sizes: ctypes.Array[ctypes.c_ssize_t]
+    size: int
 
 
 class _Arguments(ctypes.Structure):
@@ -175,6 +179,22 @@ class _Arguments(ctypes.Structure):
 _TO_NOISE, _TO_DATA, _GRADIENTS, _OBJECTIVE = range(4)
 
 
+class _Scratch(threading.local):
+    """Memory that the calls of a thread use one after the other: fresh pages for each cost as much as the work."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def take(self, length: int) -> Tensor:
+        """That many floats; what was taken before is lost."""
+        if len(self._memory) < length:
+            self._memory = torch.empty(length)
+        return self._memory[:length]
+
+
+_scratch = _Scratch()
+
+
 class _Call:
     """One call of the library for rows ``(n, D)`` and contexts ``(n, C)``, ``(1, C)`` or None, all contiguous."""
 
@@ -189,16 +209,14 @@ class _Call:
 
     def run(self, task: int, targets: Sequence[Tensor] = (), **tensors: Tensor | None) -> None:
         """Fill the tensors, and add gradients to the targets."""
-        library, orders, numbers = self._program
-        layers, aims = _addresses(self._parameters), _addresses(targets)
-        sizes, edges = _integers(numbers), _integers(self._edges)
-        new, size, others = self._rows.new_empty, sum(numbers), self._shares - 1 if targets else 0
-        work = new(self._shares * library.work_bytes() // 4 + 16)
-        given = {"orders": orders, "rows": self._rows, "contexts": self._context, "gradients": new(others * size)}
-        if orders is not None:
-            given["mixes"], given["grad_mixes"] = new(2 + others, len(orders) * self._rows.shape[1]).split(
-                [1, 1 + others]
-            )
+        library, orders, sizes, size = self._program
+        layers, aims, edges = _addresses(self._parameters), _addresses(targets), _integers(self._edges)
+        others = self._shares - 1 if targets else 0
+        mix = 0 if orders is None else len(orders) * self._rows.shape[1]
+        lengths = [self._shares * library.work_bytes() // 4 + 16, others * size, mix, (1 + others) * mix]
+        work, gradients, mixes, grad_mixes = _scratch.take(sum(lengths)).split(lengths)
+        given = {"orders": orders, "rows": self._rows, "contexts": self._context, "gradients": gradients}
+        given |= {"mixes": mixes, "grad_mixes": grad_mixes}
         arguments = _Arguments(
             layers=ctypes.addressof(layers),
             targets=ctypes.addressof(aims),
