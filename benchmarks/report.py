@@ -12,10 +12,13 @@ from benchmarks.machine import RESULTS
 
 __all__ = ["main"]
 
+_GPU_SIDES = ("nflows", "eager", "graphed", "fused")
+
 
 def main() -> None:
     """Write the document and say where it is."""
     sections = {"vs_sbi_two_moons": _posteriors, "flow_fits": _fits, "flow_steps": _steps}
+    sections |= {"flow_ensembles": _ensembles, "flow_gpu": _gpu}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"
@@ -67,6 +70,42 @@ def _steps(result: dict[str, Any]) -> list[str]:
         f"Share of the peak of a matrix product ({result['matrix peak in 1e9 operations per second']:.0f}e9 operations "
         f"per second) that the compiled engine reaches: {shares}. Compiling and loading took "
         f"{result['compile seconds']:.1f} s into an empty cache; afterwards the library is taken from the cache.",
+    ]
+
+
+def _ensembles(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            row["task"],
+            _numbers(row["one_density"]),
+            _numbers(row["ensemble_density"]),
+            f"{row['gain']:+.3f}",
+            f"{row['time_ratio']:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["task", "held-out log-density, one flow", "ensemble", "mean gain", "time, ensemble over one"]
+    return [
+        f"## An ensemble of {result['members']} flows, {result['simulations']:,} simulations, one column for each seed",
+        _table(head, rows),
+    ]
+
+
+def _gpu(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [name, *(f"{value:.2f} ({row['nflows'] / value:.1f})" if value else "" for value in map(row.get, _GPU_SIDES))]
+        for name, row in (
+            (f"step {result['batch']}", result["step milliseconds"]),
+            (f"draws {result['draws']:,}", result["draws milliseconds"]),
+        )
+    ]
+    fit = result["fit"]
+    return [
+        "## The same flow on a GPU",
+        "Milliseconds, and in brackets how many times as fast as nflows.",
+        _table(["", *_GPU_SIDES], rows),
+        f"NPE on {fit['simulations']:,} simulations of {fit['task']}: {fit['seconds']:.1f} s, held-out log-density "
+        f"{fit['held-out log-density']:.3f}.",
     ]
 
 

@@ -161,7 +161,8 @@ def _ours(name: str, engine: str) -> Side:
     return Side(flow, log_prob, sample, gradient)
 
 
-def _nflows() -> Side:
+def nflows_flow() -> Any:
+    """The flow as nflows builds it."""
     from nflows.distributions.normal import StandardNormal
     from nflows.flows.base import Flow
     from nflows.nn.nets import ResidualNet
@@ -181,7 +182,11 @@ def _nflows() -> Side:
         )
         for i in range(LAYERS)
     ]
-    flow = Flow(CompositeTransform(layers), StandardNormal([FEATURES]))
+    return Flow(CompositeTransform(layers), StandardNormal([FEATURES]))
+
+
+def _nflows() -> Side:
+    flow = nflows_flow()
     return Side(flow, flow.log_prob, lambda n, context: flow.sample(n, context=context))
 
 

@@ -31,6 +31,7 @@ def fit(
     simulations: Annotated[Path, typer.Argument(help="An HDF5 file of simulations.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Posterior file to write (safetensors).")],
     model: Annotated[str, typer.Option(help="nsf, maf, maf-spline or nsf-box.")] = "nsf",
+    ensemble: Annotated[int, typer.Option(help="Flows whose mixture is the posterior.")] = 1,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data at most.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Budget for training.")] = None,
     seed: SeedOption = 0,
@@ -47,7 +48,7 @@ def fit(
     store = sp.Simulations.open(simulations)
     chosen: dict[str, Any] = {"epochs": epochs, "max_seconds": max_seconds}
     config = TrainConfig(**{key: value for key, value in chosen.items() if value is not None})
-    estimator = sp.NPE(store.parameters, model, device=device, config=config)
+    estimator = sp.NPE(store.parameters, model, device=device, ensemble=ensemble, config=config)
     posterior = estimator.fit(store, seed=seed, progress=output.progress)
     posterior.save(out)
     training = posterior.provenance["training"]

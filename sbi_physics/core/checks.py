@@ -4,6 +4,7 @@ Each function returns the value in the form that the package works with, or rais
 expected and what came.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,13 +89,16 @@ def known_keys(given: Sequence[str], known: Sequence[str], what: str) -> None:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the torch device; ``"auto"`` is CUDA where there is one, else the CPU.
+    """Return the torch device; ``"auto"`` is CUDA where there is one (each process of torchrun its own), else the CPU.
 
     Raises:
         UsageError: the device is not known, or is not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        local = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda") if local is None else torch.device("cuda", int(local))
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:

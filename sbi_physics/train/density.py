@@ -20,7 +20,12 @@ from sbi_physics.train.loop import train
 __all__ = ["train_density"]
 
 # Of the epochs that each member sees.
-_SHARED = 0.72
+_SHARED = 0.52
+# Epochs without improvement after which it is time to part, or to stop.
+_PATIENCE = 4
+# The noise of small batches is for finding the way; near its end larger ones are as good, and cost less.  Where the
+# flow has begun to overfit, the noise keeps it from going on.
+_LARGER_BATCH = 2
 
 
 def train_density(
@@ -37,8 +42,9 @@ def train_density(
     """Train a density in place.
 
     Args:
-        density: a single flow, or an ensemble.  Of an ensemble each member sees `config.epochs` epochs, the first 72 %
-            of them together, at a constant learning rate; then the rate falls as a cosine, whatever the schedule.
+        density: a single flow, or an ensemble.  Of an ensemble each member sees `config.epochs` epochs, the first 52 %
+            of them together, at a constant learning rate; then, with batches of twice the size if the fit was still
+            improving, the rate falls as a cosine, whatever the schedule.
         data: encoded events ``(N, D)`` and, if conditional, scaled contexts ``(N, *context_shape)``.
         weights: ``(N,)``, as `train.loop.train` takes them; so for the rest.
         config: settings.
@@ -59,7 +65,8 @@ def train_density(
         return train(density, density.loss, data, **settings)
     beginning = Path(f"{checkpoint}.beginning") if checkpoint is not None else None
     epochs = min(max(1, round(_SHARED * config.epochs)), max(1, config.epochs - 1))
-    common = replace(config, epochs=epochs, schedule="constant")
+    patience = min(config.patience, _PATIENCE)
+    common = replace(config, epochs=epochs, schedule="constant", patience=patience)
     ensemble.share_beginning()
     first = train(
         density,
@@ -73,7 +80,14 @@ def train_density(
     )
     ensemble.part()
     left = None if config.max_seconds is None else max(config.max_seconds - first.seconds, 1e-3)
-    apart = replace(config, epochs=max(1, config.epochs - epochs), schedule="cosine", max_seconds=left)
+    apart = replace(
+        config,
+        epochs=max(1, config.epochs - epochs),
+        batch_size=first.batch_size * (1 if first.stopped == "patience" else _LARGER_BATCH),
+        patience=patience,
+        schedule="cosine",
+        max_seconds=left,
+    )
     second = train(
         density,
         density.loss,

@@ -18,15 +18,16 @@ def main(folder: str) -> None:
     weights = 0.5 + torch.rand(600, generator=generator)
     prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
     config = TrainConfig(epochs=4, batch_size=64)
-    npe = sp.NPE(prior, device="cpu", config=config, transforms=2, hidden_features=16, blocks=1, bins=4)
-    checkpoint = str(Path(folder) / "checkpoint.st")
-    posterior = npe.fit(theta, x, weights=weights, seed=1, checkpoint=checkpoint, progress=False)
+    found = {}
+    for ensemble in (1, 2):
+        npe = sp.NPE(prior, ensemble=ensemble, config=config, transforms=2, hidden_features=16, blocks=1, bins=4)
+        checkpoint = str(Path(folder) / "checkpoint.st")
+        posterior = npe.fit(theta, x, weights=weights, seed=1, checkpoint=checkpoint, progress=False)
+        found[ensemble] = {
+            "training": posterior.provenance["training"],
+            "log_prob": posterior.log_prob(theta[:50], x[:50]).tolist(),
+        }
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    found = {
-        "rank": rank,
-        "training": posterior.provenance["training"],
-        "log_prob": posterior.log_prob(theta[:50], x[:50]).tolist(),
-    }
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
 
 
