@@ -94,6 +94,7 @@ def train_density(
         data,
         config=apart,
         copies=ensemble.active,
+        steps_before=len(first.train_loss) * (first.events // first.batch_size),
         checkpoint=checkpoint,
         description=f"{description}, {ensemble.active} flows",
         **settings,

@@ -43,6 +43,7 @@ class _Run:
     processes: Processes
     seed: int
     copies: int
+    steps_before: int
 
 
 def train(
@@ -53,6 +54,7 @@ def train(
     gradient: Callable[..., Tensor] | None = None,
     graphed: bool = False,
     copies: int = 1,
+    steps_before: int = 0,
     weights: Tensor | None = None,
     config: TrainConfig | None = None,
     seed: int = 0,
@@ -72,6 +74,8 @@ def train(
         graphed: whether to replay the step as a CUDA graph, on a device that can.
         copies: how many times an epoch shows each event, in independent orders side by side: a batch is then that many
             batches one after the other (an ensemble gives one to each member).
+        steps_before: steps of an earlier training that the model comes from; the running average of the weights goes
+            on from there, where that of a new model soon forgets how it began.
         weights: ``(N,)`` weights of the events, with a positive sum.
         config: settings.
         seed: of the split, the shuffles and the dropout.
@@ -105,7 +109,7 @@ def train(
         if path and path.exists():
             state.resume(path, identity)
         step = Step(state, gradient or _differentiate(loss), split, config, processes, copies=copies, graphed=graphed)
-        run = _Run(state, loss, step, split, config, processes, seed, copies)
+        run = _Run(state, loss, step, split, config, processes, seed, copies, steps_before)
         first = processes.rank == 0
         with progress_bar(config.epochs, description, enabled=progress and first) as advance:
             _epochs(run, advance, (lambda: state.save(path, identity)) if path and first else None)
@@ -166,7 +170,8 @@ def _epoch(run: _Run) -> float:
         orders = [torch.randperm(events, device=device)[: steps * batch].view(steps, batch) for _ in range(run.copies)]
         for rows in torch.cat(orders, dim=1):
             # The first steps are far from the end point: a bias-corrected decay forgets them.
-            decay = min(config.ema, (2 + state.step) / (11 + state.step))
+            done = run.steps_before + state.step
+            decay = min(config.ema, (2 + done) / (11 + done))
             total += run.step(rows, _learning_rate(config, state.step / (config.epochs * steps)), decay)
             state.step += 1
     mean = float(total) / steps
