@@ -85,9 +85,12 @@ class Muon(torch.optim.Optimizer):
             for matrices in group["params"]:
                 if matrices.grad is None:
                     continue
-                momentum = self.state[matrices].setdefault("momentum", torch.zeros_like(matrices))
+                if "momentum" not in self.state[matrices]:
+                    self.state[matrices]["momentum"] = torch.zeros_like(matrices)
+                if matrices not in self._scratch:
+                    self._scratch[matrices] = _Scratch.like(matrices)
+                momentum, scratch = self.state[matrices]["momentum"], self._scratch[matrices]
                 momentum.lerp_(matrices.grad, 1 - _MOMENTUM)
-                scratch = self._scratch.setdefault(matrices, _Scratch.like(matrices))
                 torch.lerp(matrices.grad, momentum, _MOMENTUM, out=scratch.given)
                 direction = scratch.nearest_orthogonal()
                 matrices.mul_(1 - group["lr"] * group["weight_decay"])
