@@ -38,19 +38,21 @@ def coupling_net(
 
 
 def residual_net(net: ResidualNet, inputs: Tensor, context: Tensor | None) -> Tensor:
-    """The outputs ``(*, O)`` of a residual network for inputs ``(*, I)`` and a context ``(*, C)`` that broadcasts."""
+    """The outputs ``(n, O)`` of a residual network for inputs ``(n, I)``; contexts ``(n, C)``, ``(1, C)`` or None."""
     first, width = net.initial_layer, inputs.shape[-1]
     if context is None:
         hidden = first(inputs)
     else:
-        hidden = F.linear(context, first.weight[:, width:], first.bias) + F.linear(inputs, first.weight[:, :width])
+        # In place where autograd allows it: on a CPU the pages of a new tensor cost as much as the arithmetic.
+        hidden = F.linear(inputs, first.weight[:, :width])
+        hidden = hidden.add_(F.linear(context, first.weight[:, width:], first.bias))
     for block in net.blocks:
         change = block.activation(block.linear_layers[0](block.activation(hidden)))
         change = block.linear_layers[1](block.dropout(change))
         if context is None:
             hidden = hidden + change
         else:
-            hidden = torch.addcmul(hidden, change, torch.sigmoid(block.context_layer(context)))
+            hidden = torch.addcmul(hidden, change, block.context_layer(context).sigmoid_())
     return net.final_layer(hidden)
 
 

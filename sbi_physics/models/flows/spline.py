@@ -100,8 +100,8 @@ def _find_bin(
     # The bins come first: operations over them then run along long rows, several times faster than along eight numbers.
     leading = parameters.movedim(-1, 0).contiguous()
     shares = torch.softmax(leading[: 2 * bins].unflatten(0, (2, bins)), dim=1)
-    sizes = (2 * tail_bound * (1 - MIN_BIN * bins)) * shares + 2 * tail_bound * MIN_BIN
-    right_edges = torch.cumsum(sizes, dim=1) - tail_bound
+    sizes = (shares * (2 * tail_bound * (1 - MIN_BIN * bins))).add_(2 * tail_bound * MIN_BIN)
+    right_edges = torch.cumsum(sizes, dim=1).sub_(tail_bound)
     index = (clamped >= right_edges[1 if inverse else 0, :-1]).sum(0, keepdim=True)
     both = index.expand(2, *index.shape).contiguous()
     size = sizes.gather(1, both).squeeze(1)
@@ -271,8 +271,8 @@ def _grad_sizes(edge: Tensor, size: Tensor, shares: Tensor, index: Tensor, bins:
     # An edge is the sum of all sizes before it.
     each = torch.where(position < index, edge.unsqueeze(1), torch.where(position == index, size.unsqueeze(1), 0.0))
     weighted = each * shares
-    spread = weighted - shares * weighted.sum(1, keepdim=True)
-    return ((2 * bound * (1 - MIN_BIN * bins)) * spread).flatten(0, 1)
+    spread = weighted.sub_(shares * weighted.sum(1, keepdim=True))
+    return spread.mul_(2 * bound * (1 - MIN_BIN * bins)).flatten(0, 1)
 
 
 def _grad_derivatives(derivative: Tensor, raw: Tensor, index: Tensor, bins: int, boundary: Boundary) -> Tensor:
