@@ -1,5 +1,6 @@
 """Every engine computes the same flow: values, draws and gradients agree with the eager flow in double precision."""
 
+import contextlib
 import logging
 import math
 import os
@@ -45,6 +46,16 @@ def double(tensor):
     return None if tensor is None else tensor.double()
 
 
+@contextlib.contextmanager
+def threads_of(n):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def needs_a_compiler():
     if native_flow(build_flow("nsf", 2, 1, **SMALL)) is None:
@@ -85,12 +96,8 @@ def test_compiled_gradients_agree(features, context, threads):
     flow, exact = flow_of(features, context)
     events, contexts = rows(300, features, context)
     weights = torch.randn(300, generator=torch.Generator().manual_seed(2))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_of(threads):
         found = gradients(flow, events, contexts, weights, "compiled")
-    finally:
-        torch.set_num_threads(before)
     expected = gradients(exact, events.double(), double(contexts), weights.double(), "eager")
     scale = max(float(g.abs().max()) for g in expected)
     for one, other in zip(found, expected, strict=True):
@@ -111,12 +118,8 @@ def test_value_and_gradient_in_one_pass_agree(features, context, threads):
     flow, exact = flow_of(features, context)
     events, contexts = rows(300, features, context)
     weights = torch.randn(300, generator=torch.Generator().manual_seed(2))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_of(threads):
         found = added_gradients(flow, events, contexts, weights, "compiled")
-    finally:
-        torch.set_num_threads(before)
     expected = added_gradients(exact, events.double(), double(contexts), weights.double(), "eager")
     torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-6, atol=TOLERANCE * features)
     scale = max(float(g.abs().max()) for g in expected[1:])
