@@ -45,6 +45,13 @@ class Posterior:
     architecture: Architecture
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        members, model = self.architecture.members, self.architecture.model
+        flows = model if members == 1 else f"an ensemble of {members} {model}"
+        simulations = self.provenance.get("simulations")
+        trained = f", trained on {simulations:,} simulations" if simulations else ""
+        return f"Posterior({self.parameters} given x of shape {self.x_shape}: {flows}{trained})"
+
     @property
     def x_shape(self) -> tuple[int, ...]:
         """The shape of one observation."""

@@ -201,3 +201,7 @@ def test_wrong_comparisons(crude, uniform):
         compare(crude, uniform, torch.zeros(3, 2))
     with pytest.raises(sp.ConvergenceError, match="proposals have a weight above zero"):
         compare(crude, GaussianLinear(dims=2, noise_variance=1e-9), X_OBS, n=100, progress=False)
+
+
+def test_it_says_in_a_line_what_it_is(crude):
+    assert repr(crude) == f"Posterior({crude.parameters} given x of shape (2,): nsf, trained on 500 simulations)"
