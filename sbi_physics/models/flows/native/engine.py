@@ -157,7 +157,7 @@ def _shape_of_coupling(coupling: SplineCoupling, features: int) -> Shape | None:
 class _Program(NamedTuple):
     """What all calls of one flow have in common."""
 
-    library: ctypes.CDLL
+    compiled: ctypes.CDLL
     orders: Tensor | None
     sizes: ctypes.Array[ctypes.c_ssize_t]
     size: int
@@ -201,7 +201,7 @@ class _Call:
     def __init__(self, program: _Program, parameters: Sequence[Tensor], rows: Tensor, context: Tensor | None) -> None:
         self._program, self._parameters, self._rows = program, parameters, rows
         self._context = None if context is None else context.contiguous()
-        tile = program.library.tile_rows()
+        tile = program.compiled.tile_rows()
         tiles = -(-len(rows) // tile)
         # A tile is the least that a thread can take.
         self._shares = max(1, min(torch.get_num_threads(), tiles))
