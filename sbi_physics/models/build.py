@@ -8,8 +8,9 @@ from nflows.flows.base import Flow
 from torch import Tensor, nn
 
 from sbi_physics.core.errors import ShapeError, UsageError
-from sbi_physics.models.density import FlowDensity
+from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.build import build_flow
+from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
 
 __all__ = ["Architecture", "build_density"]
@@ -70,7 +71,7 @@ def build_density(
     flow: Flow | None = None,
     embedding: nn.Module | None = None,
     engine: str = "auto",
-) -> FlowDensity:
+) -> ConditionalDensity:
     """Build an untrained density.
 
     Args:

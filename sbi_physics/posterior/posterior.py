@@ -15,7 +15,7 @@ from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import derive
 from sbi_physics.core.samples import Cost, Samples
 from sbi_physics.models.build import Architecture
-from sbi_physics.models.density import FlowDensity
+from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.posterior.observation import read_observation
 from sbi_physics.sampling.importance import importance_sample
 from sbi_physics.sampling.independence import independence_metropolis
@@ -41,7 +41,7 @@ class Posterior:
     KIND: ClassVar[str] = "posterior"
 
     parameters: Parameters
-    density: FlowDensity
+    density: ConditionalDensity
     architecture: Architecture
     provenance: dict[str, Any] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""Fit a flow density: a single flow as it is, an ensemble from a common beginning.
+"""Fit a conditional density: a single model as it is, an ensemble of flows from a common beginning.
 
 Training k flows from nothing costs k fits.  But the way to a good fit is long and much the same for all; where they
 part is what makes a mixture better than its members.  So one flow goes most of the way at a high learning rate, and
@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sbi_physics.models.density import FlowDensity
+from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.loop import train
@@ -29,7 +30,7 @@ _LARGER_BATCH = 2
 
 
 def train_density(
-    density: FlowDensity,
+    density: ConditionalDensity,
     data: list[Tensor],
     *,
     weights: Tensor | None = None,
@@ -42,9 +43,9 @@ def train_density(
     """Train a density in place.
 
     Args:
-        density: a single flow, or an ensemble.  Of an ensemble each member sees `config.epochs` epochs, the first 52 %
-            of them together, at a constant learning rate; then, with batches of twice the size if the fit was still
-            improving, the rate falls as a cosine, whatever the schedule.
+        density: a single model, or an ensemble of flows.  Of an ensemble each member sees `config.epochs` epochs, the
+            first 52 % of them together, at a constant learning rate; then, with batches of twice the size if the fit
+            was still improving, the rate falls as a cosine, whatever the schedule.
         data: encoded events ``(N, D)`` and, if conditional, scaled contexts ``(N, *context_shape)``.
         weights: ``(N,)``, as `train.loop.train` takes them; so for the rest.
         config: settings.
@@ -57,9 +58,9 @@ def train_density(
         What happened; for an ensemble the epochs of both parts one after the other.
     """
     config = config or TrainConfig()
-    settings: dict[str, Any] = {"gradient": density.add_gradient, "graphed": density.engine in ("auto", "graphed")}
+    settings: dict[str, Any] = {"gradient": density.add_gradient, "graphed": density.graphable}
     settings |= {"weights": weights, "seed": seed, "progress": progress}
-    ensemble = density.flow
+    ensemble = density.flow if isinstance(density, FlowDensity) else None
     if not isinstance(ensemble, FlowEnsemble):
         settings |= {"config": config, "checkpoint": checkpoint, "description": description}
         return train(density, density.loss, data, **settings)
