@@ -8,10 +8,10 @@ and x = X^T y holds the number of spikes and, for each lag, the sum of the stimu
 
 $$ p(y \mid \theta) = \exp\!\big(\theta \cdot x - \textstyle\sum_t \ln(1 + e^{\psi_t})\big). $$
 
-As the stimulus is made of real numbers, no two trains of spikes share their x, so this is also the probability of x.  A
-Gaussian prior favours smooth filters: precision 1/2 for the offset and F^T F for the filter, with
-F = D D + diag(sqrt(j / 9)) and D the first difference.  Recipe of Lueckmann et al. 2021 (arXiv:2101.04653, T.5), who draw
-the stimulus as 100 normal numbers of NumPy's legacy generator with seed 42.
+As the stimulus is made of real numbers, no two trains of spikes share their x, so this is also the probability of x.
+A Gaussian prior favours smooth filters: precision 1/2 for the offset and F^T F for the filter, with
+F = D D + diag(sqrt(j / 9)) and D the first difference.  Recipe of Lueckmann et al. 2021 (arXiv:2101.04653, T.5), who
+draw the stimulus as 100 normal numbers of NumPy's legacy generator with seed 42.
 """
 
 import numpy as np
@@ -69,7 +69,7 @@ class BernoulliGLM:
 
 def _design() -> Tensor:
     # The one generator whose numbers NumPy promises never to change: nothing else gives the stimulus of the recipe.
-    stimulus = np.random.RandomState(_SEED).randn(_BINS).astype(np.float32)  # noqa: NPY002
+    stimulus = np.random.RandomState(_SEED).randn(_BINS).astype(np.float32)
     design = torch.ones((_BINS, 1 + _LAGS), dtype=torch.float64)
     for lag in range(_LAGS):
         design[:lag, 1 + lag] = 0.0

@@ -6,10 +6,10 @@ $$ \dot X = \alpha X - \beta X Y, \qquad \dot Y = -\gamma Y + \delta X Y. $$
 
 An epidemic is the same: the susceptible are prey that does not grow (alpha = 0), the infected are predators.
 
-The solution is followed in ln X and ln Y, which stay of order one while the populations sink to 1e-10.  A step uses the
-Taylor series of the solution, whose coefficients come from one another by a single Cauchy product for X Y, and is as
-long as the last two coefficients allow (Jorba & Zou 2005, Experimental Mathematics 14, 99).  Each row has its own steps,
-so a row gives the same whatever stands beside it.
+The solution is followed in ln X and ln Y, which stay of order ten while the populations sink to 1e-10.  A step uses the
+Taylor series of X and Y, whose coefficients come from one another by a single Cauchy product for X Y, integrated term
+by term, and is as long as the last two terms allow (Jorba & Zou 2005, Experimental Mathematics 14, 99).  Each row has
+its own steps, so a row gives the same whatever stands beside it.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ _TOLERANCE = 1e-11
 _MAX_STEPS = 2_000
 # As many rows as stay in the cache of a processor.
 _BLOCK = 8_192
+_MANY = 1_000
 
 
 def log_populations(rates: Tensor, start: Tensor, times: Sequence[float]) -> Tensor:
@@ -63,7 +64,7 @@ def _advance(state: Tensor, rates: Tensor, duration: float) -> Tensor:
     rows = torch.arange(state.shape[-1], device=state.device)
     remaining = torch.full_like(state[0], duration)
     for _ in range(_MAX_STEPS):
-        if torch.is_grad_enabled() and rates.requires_grad:
+        if len(rows) >= _MANY and torch.is_grad_enabled() and rates.requires_grad:
             # Each step is computed once more on the way back: what autograd keeps of all of them would fill the memory.
             state, remaining = checkpoint(_step, state, rates, remaining, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -81,31 +82,37 @@ def _advance(state: Tensor, rates: Tensor, duration: float) -> Tensor:
 
 def _step(state: Tensor, rates: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
     """One step of each row, no further than the time that remains."""
-    terms = _taylor_terms(state, rates)
-    with torch.no_grad():
-        last, before = terms[-1].abs().amax(0), terms[-2].abs().amax(0)
-        reach = torch.minimum(
-            (_TOLERANCE / last) ** (1 / _ORDER),
-            (_TOLERANCE / before) ** (1 / (_ORDER - 1)),
-        )
-        step = torch.minimum(reach, remaining)
-    change = terms[-1]
-    for term in reversed(terms[:-1]):
-        change = term + step * change
-    return state + step * change, remaining - step
-
-
-def _taylor_terms(state: Tensor, rates: Tensor) -> list[Tensor]:
-    """The coefficients, each ``(2, n)``, of t, t^2, ... in the Taylor series of ln X and ln Y."""
     alpha, beta, gamma, delta = rates
-    populations = torch.exp(state)
+    alone, together = torch.stack([alpha, -gamma]), torch.stack([-beta, delta])
+    series = _taylor_series(torch.exp(state), alone, together)
+    with torch.no_grad():
+        step = torch.minimum(_reach(series, together), remaining)
+    integral = series[-1] / _ORDER
+    for k in range(_ORDER - 1, 0, -1):
+        integral = torch.add(step * integral, series[k - 1], alpha=1 / k)
+    # d ln X / dt = alpha - beta Y and d ln Y / dt = -gamma + delta X: each grows by the integral of the other.
+    return state + step * torch.addcmul(alone, together, integral.flip(0)), remaining - step
+
+
+def _taylor_series(populations: Tensor, alone: Tensor, together: Tensor) -> list[Tensor]:
+    """The coefficients, each ``(2, n)``, of 1, t, t^2, ... in the Taylor series of X and Y."""
+    series = [populations]
     x, y = [populations[0]], [populations[1]]
-    terms = [torch.stack([alpha - beta * y[0], delta * x[0] - gamma])]
     for k in range(1, _ORDER):
         encounters = x[0] * y[-1]
         for j in range(1, k):
             encounters = torch.addcmul(encounters, x[j], y[k - 1 - j])
-        x.append((alpha * x[-1] - beta * encounters) / k)
-        y.append((delta * encounters - gamma * y[-1]) / k)
-        terms.append(torch.stack([-beta * y[k], delta * x[k]]) / (k + 1))
-    return terms
+        series.append(torch.addcmul(alone * series[-1], together, encounters) / k)
+        prey, predators = series[-1].unbind()
+        x.append(prey)
+        y.append(predators)
+    return series
+
+
+def _reach(series: list[Tensor], together: Tensor) -> Tensor:
+    """The step ``(n,)`` at which either of the last two terms of ln X and ln Y is as large as the tolerance."""
+    reaches = []
+    for order in (_ORDER - 1, _ORDER):
+        term = (together.flip(0) * series[order - 1]).abs().amax(0) / order
+        reaches.append((_TOLERANCE / term) ** (1 / order))
+    return torch.minimum(*reaches)

@@ -46,7 +46,7 @@ class SIR:
     def __call__(self, theta: Tensor, *, seed: int) -> Tensor:
         """Simulate: theta ``(n, 2)`` per day gives counts x ``(n, 10)``, float32.
 
-        A row is NaN from where the epidemic is too fast to be followed: at rates of many thousands per day.
+        A row is NaN from where the epidemic cannot be followed: at rates of more than 1e20 per day.
         """
         self.parameters.check_width(theta)
         share = torch.exp(_log_share(theta.detach())).clamp(max=1.0)
