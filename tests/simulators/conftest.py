@@ -6,8 +6,12 @@ import pytest
 import torch
 import torch.distributions as td
 
+from simulators.bernoulli_glm import BernoulliGLM
 from simulators.gaussian_linear import GaussianLinear, GaussianLinearUniform
+from simulators.gaussian_mixture import GaussianMixture
+from simulators.lotka_volterra import LotkaVolterra
 from simulators.radial_velocity import Planet, RadialVelocity, k2_24
+from simulators.sir import SIR
 from simulators.slcp import SLCP
 from simulators.two_moons import TwoMoons
 
@@ -43,6 +47,10 @@ SIMULATORS = {
     "gaussian_linear_uniform": GaussianLinearUniform,
     "two_moons": TwoMoons,
     "slcp": SLCP,
+    "sir": SIR,
+    "lotka_volterra": LotkaVolterra,
+    "gaussian_mixture": GaussianMixture,
+    "bernoulli_glm": BernoulliGLM,
     "k2_24": k2_24,
     "radial_velocity": everything_free,
 }
