@@ -14,7 +14,9 @@ from .core.parameters import Parameters as Parameters
 from .core.samples import Samples as Samples
 from .posterior.files import load as load
 from .posterior.files import save as save
+from .posterior.nle import NLE as NLE
 from .posterior.npe import NPE as NPE
+from .posterior.nre import NRE as NRE
 from .posterior.posterior import Posterior as Posterior
 from .report.figures import corner as corner
 from .sampling.mcmc import mcmc as mcmc

@@ -22,9 +22,9 @@ from torch import Tensor
 import sbi_physics as sp
 from benchmarks.flows.steps import BINS, CONTEXT, FEATURES, LAYERS, MULTIPLY_ADDS, nflows_flow
 from benchmarks.machine import describe_machine, write_result
-from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows import engines
 from sbi_physics.models.flows.build import build_flow
+from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.simulation.resolve import resolve_simulator
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.parallel import Processes

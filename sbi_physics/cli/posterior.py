@@ -120,7 +120,8 @@ def check(
 
     output = Output(json, quiet)
     posterior = sp.load(model, device=device)
-    theta, x = training_pairs(posterior.parameters, simulations)
+    pairs = training_pairs(posterior.parameters, simulations, failed="correct")
+    theta, x = pairs.theta, pairs.x
     result = sp.diagnostics.sbc(posterior, theta[:most], x[:most], draws=draws, seed=seed)
     expected = sp.diagnostics.coverage(posterior, theta[:most], x[:most], draws=draws, seed=seed)
     if plot is not None:

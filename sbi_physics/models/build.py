@@ -12,23 +12,26 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.build import build_flow
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
+from sbi_physics.models.scaling import Scaling
 
-__all__ = ["Architecture", "build_density"]
+__all__ = ["Architecture", "build_density", "context_width"]
 
 CUSTOM = "custom"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is needed to build a density again.
+    """What is needed to build a model again.
 
     Attributes:
-        model: the name of a flow, or ``"custom"`` for a flow that the user handed in.
+        model: the name of a flow or of another kind of model, or ``"custom"`` for a flow that the user handed in.
         event_shape: ``(D,)``.
         context_shape: the shape of one context, or None.
         options: of the flow.
         embedding: whether the user handed in an embedding network.
         members: flows of the ensemble; 1 for a single flow.
+        x_shape: the shape of one observation where it is not the context.
+        success: whether a probability of success was learned beside it.
     """
 
     model: str
@@ -37,6 +40,13 @@ class Architecture:
     options: dict[str, Any] = field(default_factory=dict)
     embedding: bool = False
     members: int = 1
+    x_shape: tuple[int, ...] | None = None
+    success: bool = False
+
+    @property
+    def observed_shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        return self.x_shape if self.x_shape is not None else self.context_shape or ()
 
     def to_dict(self) -> dict[str, Any]:
         """The architecture in types that JSON knows."""
@@ -47,6 +57,8 @@ class Architecture:
             "options": {key: list(v) if isinstance(v, tuple) else v for key, v in self.options.items()},
             "embedding": self.embedding,
             "members": self.members,
+            **({} if self.x_shape is None else {"x_shape": list(self.x_shape)}),
+            **({"success": True} if self.success else {}),
         }
 
     @classmethod
@@ -61,24 +73,28 @@ class Architecture:
             bool(description["embedding"]),
             # Files from before there were ensembles do not say.
             int(description.get("members", 1)),
+            None if "x_shape" not in description else tuple(int(size) for size in description["x_shape"]),
+            bool(description.get("success", False)),
         )
 
 
 def build_density(
     architecture: Architecture,
     *,
-    bounds: Tensor,
+    bounds: Tensor | None,
     flow: Flow | None = None,
     embedding: nn.Module | None = None,
+    context_scaling: Scaling | None = None,
     engine: str = "auto",
 ) -> ConditionalDensity:
     """Build an untrained density.
 
     Args:
         architecture: its description.
-        bounds: ``(D, 2)`` support of the event.
+        bounds: ``(D, 2)`` support of the event; None for the whole real space.
         flow: the user's own flow, where the architecture says so.
         embedding: the user's own embedding network, where the architecture says so.
+        context_scaling: what contexts go through first, see `ConditionalDensity`.
         engine: how the flow is run.
 
     Raises:
@@ -91,7 +107,7 @@ def build_density(
         raise UsageError("flow: this model was trained with a flow of your own; hand in one of the same structure")
     whole: Flow | FlowEnsemble
     if flow is None:
-        width = _context_width(architecture.context_shape, embedding)
+        width = context_width(architecture.context_shape, embedding)
         members = [
             build_flow(architecture.model, architecture.event_shape[0], width, **architecture.options)
             for _ in range(architecture.members)
@@ -100,10 +116,19 @@ def build_density(
     else:
         whole = flow
     event_shape, context_shape = architecture.event_shape, architecture.context_shape
-    return FlowDensity(whole, event_shape, context_shape, bounds=bounds, embedding=embedding, engine=engine)
+    return FlowDensity(
+        whole,
+        event_shape,
+        context_shape,
+        bounds=bounds,
+        embedding=embedding,
+        context_scaling=context_scaling,
+        engine=engine,
+    )
 
 
-def _context_width(context_shape: tuple[int, ...] | None, embedding: nn.Module | None) -> int | None:
+def context_width(context_shape: tuple[int, ...] | None, embedding: nn.Module | None) -> int | None:
+    """The width of what a model gets of a context: of its summary, or of the context itself."""
     if context_shape is None:
         return None
     if embedding is None:

@@ -18,7 +18,7 @@ from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.core.checks import finite, positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
-from sbi_physics.models.scaling import Standardise, Whiten
+from sbi_physics.models.scaling import Scaling, Standardise, Whiten
 
 __all__ = ["ConditionalDensity"]
 
@@ -33,6 +33,8 @@ class ConditionalDensity(nn.Module, ABC):
         context_shape: the shape of one context; None for an unconditional density.
         bounds: ``(D, 2)`` support of the event; None for the whole real space.
         embedding: a module from contexts ``(n, *context_shape)`` to features ``(n, C)``; None flattens the context.
+        context_scaling: what contexts go through first, with a method ``fit(contexts)``; None whitens them, or
+            standardises them where there is an embedding.
         box: B, where the model lives on [-B, B]^D; None where it lives on R^D.
     """
 
@@ -43,6 +45,7 @@ class ConditionalDensity(nn.Module, ABC):
         *,
         bounds: Tensor | None = None,
         embedding: nn.Module | None = None,
+        context_scaling: Scaling | None = None,
         box: float | None = None,
     ) -> None:
         super().__init__()
@@ -54,7 +57,8 @@ class ConditionalDensity(nn.Module, ABC):
         self.event_scaling = Standardise(self.event_shape)
         # An embedding network may live on the structure of the context (neighbouring bins, images): leave it that.
         flat = embedding is None and self.context_shape.numel() <= _MOST_WHITENED
-        self.context_scaling = Whiten(self.context_shape) if flat else Standardise(self.context_shape)
+        default: Scaling = Whiten(self.context_shape) if flat else Standardise(self.context_shape)
+        self.context_scaling = context_scaling if context_scaling is not None else default
         self.embedding = embedding if embedding is not None else nn.Flatten()
 
     @abstractmethod

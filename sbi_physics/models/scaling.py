@@ -3,20 +3,31 @@ r"""Scaling of data before a network sees them, learned once from the training d
 `Standardise` brings each feature to mean zero and standard deviation one.  `Whiten` also removes the correlations,
 $x_w = R^{-1/2}(x - \bar x)/\sigma$ with the correlation matrix R: where a few strong signals dominate the data, the
 small residuals that carry the noise level come out at the scale of one, too.  The symmetric root keeps each feature
-as close to itself as it can be (Kessy, Lewin and Strimmer 2018, arXiv:1512.00809).
+as close to itself as it can be (Kessy, Lewin and Strimmer 2018, arXiv:1512.00809).  `ParameterScaling` is for
+parameters that a network is given: where one has a single bound, as a rate or a width, its logarithm is what counts.
 """
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Standardise", "Whiten"]
+__all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten"]
 
 # Below this many events for each feature the correlations are too noisy to invert.
 _EVENTS_PER_FEATURE = 20
 _SMALLEST_EIGENVALUE = 1e-8
 
 
-class Standardise(nn.Module):
+class Scaling(nn.Module, ABC):
+    """What data go through before a network sees them."""
+
+    @abstractmethod
+    def fit(self, data: Tensor) -> "Scaling":
+        """Learn from data ``(n, *shape)``."""
+
+
+class Standardise(Scaling):
     """``(x - mean) / scale`` for each of the features of an event of any shape.
 
     A feature that is constant in the data is shifted but not scaled.
@@ -56,7 +67,7 @@ class Standardise(nn.Module):
         return data * self.scale + self.mean
 
 
-class Whiten(nn.Module):
+class Whiten(Scaling):
     """Standardise, then remove the correlations between all entries of a context.
 
     With fewer than 20 events for each feature it only standardises.
@@ -91,3 +102,38 @@ class Whiten(nn.Module):
         shape = self.standardise.mean.shape
         flat = self.standardise(data).reshape(*data.shape[: data.ndim - len(shape)], len(self.rotation))
         return (flat @ self.rotation).reshape(data.shape)
+
+
+class ParameterScaling(Scaling):
+    """Standardise parameters, those with a single finite bound after the logarithm of their distance from it.
+
+    Args:
+        bounds: ``(P, 2)`` of the parameters; infinite where there is none.
+    """
+
+    origin: Tensor
+    sign: Tensor
+    half_bounded: Tensor
+
+    def __init__(self, bounds: Tensor) -> None:
+        super().__init__()
+        low, high = bounds.unbind(-1)
+        half = low.isfinite() != high.isfinite()
+        self.register_buffer("half_bounded", half)
+        self.register_buffer("origin", torch.where(half, torch.where(low.isfinite(), low, high), 0.0).float())
+        self.register_buffer("sign", torch.where(half & high.isfinite(), -1.0, 1.0).float())
+        self.standardise = Standardise((len(bounds),))
+
+    def fit(self, data: Tensor) -> "ParameterScaling":
+        """Learn means and scales from parameters ``(n, P)``."""
+        self.standardise.fit(self._unbounded(data))
+        return self
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Scale parameters ``(*, P)``."""
+        return self.standardise(self._unbounded(data).to(self.origin.dtype))
+
+    def _unbounded(self, data: Tensor) -> Tensor:
+        distance = self.sign * (data - self.origin)
+        tiny = torch.finfo(data.dtype).tiny
+        return torch.where(self.half_bounded, distance.clamp(min=tiny).log(), data)

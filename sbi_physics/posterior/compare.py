@@ -110,7 +110,7 @@ def compare(
             f"got {', '.join(simulator.parameters.names)}"
         )
     positive_integer(n, "n")
-    observation = read_observation(x_obs, posterior.x_shape, iid=False, device=posterior.density.device)
+    observation = read_observation(x_obs, posterior.x_shape, iid=False, device=posterior.device)
     if observation.batched:
         raise ShapeError(f"x_obs: expected one observation of shape {posterior.x_shape}, got {len(observation.x)}")
     npe = posterior.sample(n, x_obs, seed=derive(seed, "npe"))
@@ -122,7 +122,7 @@ def compare(
         walkers=walkers,
         parameters=posterior.parameters,
         seed=derive(seed, "mcmc"),
-        device=posterior.density.device,
+        device=posterior.device,
         progress=progress,
     )
     reference = chain.resample(n, seed=derive(seed, "thin"), replace=False)

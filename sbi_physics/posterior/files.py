@@ -6,13 +6,19 @@ from typing import Any
 
 import torch
 from nflows.flows.base import Flow
-from torch import nn
+from torch import Tensor, nn
 
 from sbi_physics.core.checks import resolve_device
 from sbi_physics.core.errors import SBIPhysicsError, StoreError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.models.build import CUSTOM, Architecture, build_density
-from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.models.likelihood import LearnedLikelihood
+from sbi_physics.models.ratio import RatioEstimator
+from sbi_physics.models.success import SuccessProbability
+from sbi_physics.posterior.build import RATIO, build_likelihood, build_ratio
+from sbi_physics.posterior.direct import DirectPosterior
+from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
+from sbi_physics.posterior.posterior import X_OBS, Posterior
 from sbi_physics.store.models import read_model
 
 __all__ = ["load", "save"]
@@ -54,8 +60,9 @@ def load(
         UsageError: a network of the user's own is needed and was not handed in.
     """
     header, tensors = read_model(path)
-    if header["kind"] != Posterior.KIND:
-        raise StoreError(f"{path}: expected a file of kind {Posterior.KIND!r}, got {header['kind']!r}")
+    kinds = (DirectPosterior.KIND, LikelihoodPosterior.KIND)
+    if header["kind"] not in kinds:
+        raise StoreError(f"{path}: expected a file of kind {' or '.join(map(repr, kinds))}, got {header['kind']!r}")
     try:
         parameters = Parameters.from_dict(header["parameters"])
         architecture = Architecture.from_dict(header["architecture"])
@@ -63,19 +70,37 @@ def load(
     except (SBIPhysicsError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: the header is damaged: {_reason(error)}") from error
     _check_networks(path, architecture, flow, embedding)
+    x_obs = tensors.pop(X_OBS, None)
+    direct = header["kind"] == DirectPosterior.KIND
+    model: nn.Module
     try:
-        density = build_density(
-            architecture, bounds=parameters.bounds, flow=copy.deepcopy(flow), embedding=copy.deepcopy(embedding)
-        )
-        density.load_state_dict(tensors)
+        if direct:
+            own = (copy.deepcopy(flow), copy.deepcopy(embedding))
+            model = build_density(architecture, bounds=parameters.bounds, flow=own[0], embedding=own[1])
+        else:
+            model = _likelihood_model(architecture, parameters, tensors, copy.deepcopy(embedding))
+        model.load_state_dict(tensors)
     except (SBIPhysicsError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if flow is not None or embedding is not None:
             raise UsageError(
                 f"{path}: the flow or embedding handed in has another structure than the one trained: {_reason(error)}"
             ) from error
         raise StoreError(f"{path}: the header and the weights do not fit together: {_reason(error)}") from error
-    density.to(resolve_device(device)).eval()
-    return Posterior(parameters, density, architecture, provenance)
+    model.to(resolve_device(device)).eval()
+    kind = DirectPosterior if direct else LikelihoodPosterior
+    return kind(parameters, model, architecture, provenance, x_obs)
+
+
+def _likelihood_model(
+    architecture: Architecture, parameters: Parameters, tensors: dict[str, Tensor], embedding: nn.Module | None
+) -> LikelihoodModel:
+    likelihood: LearnedLikelihood | RatioEstimator
+    if architecture.model == RATIO:
+        likelihood = build_ratio(architecture, parameters, embedding)
+    else:
+        varies, counts = (tensors[f"likelihood.{name}"] for name in ("varies", "counts"))
+        likelihood = build_likelihood(architecture, parameters, varies, counts)
+    return LikelihoodModel(likelihood, SuccessProbability(parameters.bounds) if architecture.success else None)
 
 
 def _check_networks(path: str | Path, architecture: Architecture, flow: Any, embedding: Any) -> None:

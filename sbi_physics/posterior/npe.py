@@ -22,8 +22,9 @@ from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.build import CUSTOM, Architecture, build_density
 from sbi_physics.models.flows.build import BOX, FLOWS
 from sbi_physics.models.flows.engines import check_engine
-from sbi_physics.posterior.data import training_pairs
-from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.posterior.data import Failed, training_pairs
+from sbi_physics.posterior.direct import DirectPosterior
+from sbi_physics.posterior.estimator import check_embedding
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.density import train_density
 
@@ -64,11 +65,9 @@ class NPE:
             raise UsageError(f"model: expected one of {', '.join(FLOWS)} or an nflows Flow, got {model!r}")
         if isinstance(model, Flow) and options:
             raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
-        if embedding is not None and not isinstance(embedding, nn.Module):
-            raise UsageError(f"embedding: expected a torch module, got {type(embedding).__name__}")
         if model == BOX:
             options = _box_options(self.parameters, options)
-        self.model, self.embedding, self.options = model, embedding, options
+        self.model, self.embedding, self.options = model, check_embedding(embedding), options
         if isinstance(model, Flow) and ensemble != 1:
             raise UsageError("ensemble: copies of a flow of your own would start equal and stay so; name a flow")
         self.ensemble = positive_integer(ensemble, "ensemble")
@@ -82,26 +81,30 @@ class NPE:
         x: Any = None,
         *,
         weights: Any = None,
+        failed: Failed = "refuse",
         seed: int = 0,
         checkpoint: str | None = None,
         progress: bool = True,
-    ) -> Posterior:
+    ) -> DirectPosterior:
         """Train on pairs (theta, x).
 
         Args:
             theta_or_store: theta ``(N, P)`` drawn from the prior, a `Simulations` object or the path of its file.
             x: ``(N, *x_shape)`` simulated at each theta; None with a store.
             weights: ``(N,)`` weights of the pairs; negative ones are allowed.
+            failed: what to do where simulations failed: ``"refuse"``, or ``"correct"`` to train on the others: data
+                that were measured did not fail, and p(theta | x) of such is what those teach.
             seed: of the initial weights, the validation split and the shuffles.
             checkpoint: a file from which an interrupted training goes on exactly.
             progress: whether to show a progress bar.
 
         Raises:
-            ShapeError, NonFiniteError, SupportError, StoreError, UsageError: the data do not fit; see the message.
+            ShapeError, NonFiniteError, SupportError, SimulationError, StoreError, UsageError: the data do not fit.
             TrainingError: the loss is not finite.
         """
         began = time.monotonic()
-        theta, values = training_pairs(self.parameters, theta_or_store, x)
+        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed)
+        theta, values = pairs.theta, pairs.x
         # Copies: what was trained before with these networks stays as it is.
         flow = copy.deepcopy(self.model) if isinstance(self.model, Flow) else None
         embedding = copy.deepcopy(self.embedding)
@@ -122,7 +125,7 @@ class NPE:
         record = train_density(
             density,
             [encoded.detach(), density.context_scaling(values.to(self.device)).detach()],
-            weights=weights,
+            weights=pairs.weights(weights),
             config=self.config,
             seed=derive(seed, "train"),
             checkpoint=checkpoint,
@@ -130,13 +133,14 @@ class NPE:
             description="training the posterior",
         )
         provenance = {
-            "simulations": len(theta),
+            "simulations": len(pairs.success),
+            "failed": pairs.failed,
             "seed": seed,
             "training": replace(record, seconds=time.monotonic() - began).to_dict(),
             # In nats per event in the units of theta, up to the share of events held out.
             "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
         }
-        return Posterior(self.parameters, density, architecture, provenance)
+        return DirectPosterior(self.parameters, density, architecture, provenance)
 
 
 def _box_options(parameters: Parameters, options: dict[str, Any]) -> dict[str, Any]:

@@ -7,42 +7,56 @@ import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, finite
-from sbi_physics.core.errors import ShapeError
+from sbi_physics.core.errors import ShapeError, UsageError
 
 __all__ = ["Observation", "read_observation"]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """Observations ``(B, *x_shape)``, and whether the result keeps the axis B."""
+    """Observations ``(k, *x_shape)``.
+
+    Attributes:
+        x: the observations.
+        batched: whether each is one of its own, and the result has an axis for them; else all are of one theta.
+    """
 
     x: Tensor
     batched: bool
 
 
-def read_observation(x_obs: Any, x_shape: tuple[int, ...], *, iid: bool, device: torch.device) -> Observation:
-    """Check x_obs: ``x_shape`` or ``(1, *x_shape)`` is one observation, ``(B, *x_shape)`` is B.
+def read_observation(
+    x_obs: Any, x_shape: tuple[int, ...], *, iid: bool, device: torch.device, joined: bool = False
+) -> Observation:
+    """Check x_obs: ``x_shape`` or ``(1, *x_shape)`` is one observation, ``(k, *x_shape)`` is k.
+
+    Args:
+        x_obs: as the user hands it in.
+        x_shape: the shape of one observation.
+        iid: whether several are independent observations of one theta.
+        device: where the result is to live.
+        joined: whether such can be joined, as likelihoods can.
 
     Raises:
         ShapeError: another shape, or several iid observations, which a posterior network of fixed input cannot join.
         NonFiniteError: NaN or infinity.
+        UsageError: there is none.
     """
-    x = as_tensor(x_obs, "x_obs")
     shape = tuple(x_shape)
+    if x_obs is None:
+        raise UsageError(f"x_obs: expected an observation of shape {shape}, got None")
+    x = as_tensor(x_obs, "x_obs")
     if shape == (1,) and x.ndim < 2:  # single numbers need no axis of their own, as in training
         x = x.reshape(-1, 1)
     if tuple(x.shape) == shape:
         x = x.unsqueeze(0)
-        batched = False
-    elif x.ndim == len(shape) + 1 and tuple(x.shape[1:]) == shape and len(x):
-        batched = len(x) > 1
-    else:
+    elif not (x.ndim == len(shape) + 1 and tuple(x.shape[1:]) == shape and len(x)):
         wanted = ", ".join(map(str, shape))
         raise ShapeError(f"x_obs: expected shape ({wanted}) or (B, {wanted}), got {tuple(x.shape)}")
     finite(x, "x_obs", "mask or impute missing data as was done in the simulations")
-    if iid and len(x) > 1:
+    if iid and len(x) > 1 and not joined:
         raise ShapeError(
             f"x_obs: {len(x)} independent observations of one theta cannot be joined by a posterior network trained on "
-            "single ones; train on sets of that size, or learn the likelihood"
+            "single ones; train on sets of that size, or learn the likelihood (NLE, NRE)"
         )
-    return Observation(x.to(device), batched)
+    return Observation(x.to(device), batched=len(x) > 1 and not iid)

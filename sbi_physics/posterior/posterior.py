@@ -1,86 +1,77 @@
-"""`Posterior`: the learned p(theta | x), and its way towards the exact one."""
+"""`Posterior`: what every way of inference gives, and its way towards the exact answer."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sbi_physics.core.checks import as_tensor, finite, known_keys, positive_integer
-from sbi_physics.core.errors import ConvergenceError, ShapeError
+from sbi_physics.core.checks import as_tensor, finite, known_keys
+from sbi_physics.core.errors import ConvergenceError, ShapeError, UsageError
 from sbi_physics.core.parameters import Parameters
-from sbi_physics.core.random import derive
 from sbi_physics.core.samples import Cost, Samples
 from sbi_physics.models.build import Architecture
-from sbi_physics.models.density import ConditionalDensity
-from sbi_physics.posterior.observation import read_observation
-from sbi_physics.sampling.importance import importance_sample
+from sbi_physics.posterior.observation import Observation, read_observation
+from sbi_physics.sampling.importance import Proposal, importance_sample
 from sbi_physics.sampling.independence import independence_metropolis
-from sbi_physics.sampling.target import posterior_target
+from sbi_physics.sampling.target import checked_log_density, posterior_target
 from sbi_physics.store.models import write_model
 
 __all__ = ["Posterior"]
 
+X_OBS = "x_obs"
+
 _LEAST_ACCEPTANCE = 0.1
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """An amortised posterior: one network for all observations.
+@dataclass(frozen=True, repr=False)
+class Posterior(ABC):
+    """What is known of the parameters, given an observation.
 
     Attributes:
         parameters: names, units, bounds and prior.
-        density: q(theta | x), normalised on the support of the prior.
+        model: the trained network.
         architecture: how the network is built again from a file.
         provenance: what it was trained on and how training went.
+        x_obs: ``(1, *x_shape)``, the only observation that this posterior is for; None where it serves any.
     """
 
-    KIND: ClassVar[str] = "posterior"
+    KIND: ClassVar[str]
+    # Whether several independent observations of one theta can be joined.
+    JOINS: ClassVar[bool]
 
     parameters: Parameters
-    density: ConditionalDensity
+    model: nn.Module
     architecture: Architecture
     provenance: dict[str, Any] = field(default_factory=dict)
+    x_obs: Tensor | None = None
 
-    def __repr__(self) -> str:
-        members, model = self.architecture.members, self.architecture.model
-        flows = model if members == 1 else f"an ensemble of {members} {model}"
-        simulations = self.provenance.get("simulations")
-        trained = f", trained on {simulations:,} simulations" if simulations else ""
-        return f"Posterior({self.parameters} given x of shape {self.x_shape}: {flows}{trained})"
-
-    @property
-    def x_shape(self) -> tuple[int, ...]:
-        """The shape of one observation."""
-        return tuple(self.density.context_shape)
-
+    @abstractmethod
     def sample(
-        self, n: int, x_obs: Any, *, iid: bool = False, seed: int = 0, max_seconds: float | None = None
+        self, n: int, x_obs: Any = None, *, iid: bool = False, seed: int = 0, max_seconds: float | None = None
     ) -> Samples:
-        """Draw n points of the posterior; none is ever outside the prior, and there is no rejection loop.
+        """Draw n points of the posterior; none is ever outside the prior.
 
         Args:
             n: draws for each observation.
             x_obs: ``x_shape`` or ``(1, *x_shape)`` for one observation, which gives values ``(n, P)``;
-                ``(B, *x_shape)`` for B separate observations, which gives ``(B, n, P)``.
-            iid: whether x_obs holds independent observations of one theta.
+                ``(B, *x_shape)`` for B separate observations, which gives ``(B, n, P)``.  None where the posterior is
+                for one observation only.
+            iid: whether x_obs ``(k, *x_shape)`` holds k independent observations of one theta.
             seed: of the draws.
-            max_seconds: accepted for the sake of methods that iterate; drawing from a flow takes a fixed time.
+            max_seconds: wall-clock budget of methods that iterate.
 
         Raises:
             ShapeError, NonFiniteError: x_obs has another shape, or holds NaN or infinity.
+            BudgetError: the budget ended before there was a result.
         """
-        began = time.monotonic()
-        observation = read_observation(x_obs, self.x_shape, iid=iid, device=self.density.device)
-        theta = self.density.sample(positive_integer(n, "n"), observation.x, seed=seed).movedim(0, 1)
-        values = theta if observation.batched else theta[0]
-        return Samples.of(values, self.parameters, cost=Cost(time.monotonic() - began))
 
-    @torch.no_grad()
-    def log_prob(self, theta: Any, x_obs: Any, *, iid: bool = False) -> Tensor:
+    @abstractmethod
+    def log_prob(self, theta: Any, x_obs: Any = None, *, iid: bool = False) -> Tensor:
         """Log-density in nats of theta ``(*, P)`` given x_obs; minus infinity outside the prior.
 
         With B separate observations, the axis before the last of theta is broadcast against B.
@@ -88,22 +79,34 @@ class Posterior:
         Raises:
             ShapeError, NonFiniteError: the shapes do not fit, or an array holds NaN or infinity.
         """
-        observation = read_observation(x_obs, self.x_shape, iid=iid, device=self.density.device)
-        rows = finite(as_tensor(theta, "theta"), "theta").to(self.density.device)
-        self.parameters.check_width(rows)
-        x = observation.x if observation.batched else observation.x[0]
-        if observation.batched and rows.ndim > 1 and rows.shape[-2] not in (1, len(x)):
-            raise ShapeError(
-                f"theta: expected shape (*, {len(x)}, {len(self.parameters)}) or (*, 1, {len(self.parameters)}) for "
-                f"{len(x)} observations, got {tuple(rows.shape)}"
-            )
-        return self.density.log_prob(rows, x)
+
+    @abstractmethod
+    def _proposal(self, observation: Observation, seed: int) -> Proposal:
+        """Draws of one observation with their log-density, as the samplers want them."""
+
+    def __repr__(self) -> str:
+        members, model = self.architecture.members, self.architecture.model
+        networks = model if members == 1 else f"an ensemble of {members} {model}"
+        simulations = self.provenance.get("simulations")
+        trained = f", trained on {simulations:,} simulations" if simulations else ""
+        given = f"x of shape {self.x_shape}" if self.x_obs is None else f"one x of shape {self.x_shape}"
+        return f"{type(self).__name__}({self.parameters} given {given}: {networks}{trained})"
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        return self.architecture.observed_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next(self.model.parameters()).device
 
     def correct(
         self,
         log_likelihood: Callable[[Tensor, Tensor], Tensor],
-        x_obs: Any,
-        n: int,
+        x_obs: Any = None,
+        n: int = 10_000,
         method: Literal["importance", "mcmc"] = "importance",
         *,
         seed: int = 0,
@@ -119,7 +122,7 @@ class Posterior:
 
         Args:
             log_likelihood: ``(theta (n, P), x (*x_shape))`` to ``(n,)``, as `TractableSimulator.log_likelihood`.
-            x_obs: one observation.
+            x_obs: one observation, or several of one theta where the posterior can join them.
             n: number of draws.
             method: how.
             seed: of the draws.
@@ -133,27 +136,20 @@ class Posterior:
         """
         known_keys([method], ["importance", "mcmc"], "method")
         began = time.monotonic()
-        observation = read_observation(x_obs, self.x_shape, iid=True, device=self.density.device)
-        target = posterior_target(self.parameters, log_likelihood, observation.x[0])
+        observation = self._observation(x_obs, iid=True)
 
-        def proposal(count: int, seed: int, /) -> tuple[Tensor, Tensor]:
-            return self.density.sample_and_log_prob(count, observation.x[0], seed=derive(seed, "posterior"))
+        def joint(theta: Tensor, x: Tensor) -> Tensor:
+            each = [checked_log_density(log_likelihood(theta, one), theta, "log_likelihood") for one in x]
+            return torch.stack(each).sum(0)
 
+        target = posterior_target(self.parameters, joint, observation.x)
+        budget: dict[str, Any] = {"seed": seed, "max_calls": max_calls, "max_seconds": max_seconds}
+        proposal = self._proposal(observation, seed)
         log_weights: Tensor | None = None
         if method == "importance":
-            values, log_weights, numbers = importance_sample(
-                proposal,
-                target,
-                n,
-                seed=seed,
-                max_calls=max_calls,
-                max_seconds=max_seconds,
-                max_pareto_k=max_pareto_k,
-            )
+            values, log_weights, numbers = importance_sample(proposal, target, n, max_pareto_k=max_pareto_k, **budget)
         else:
-            values, numbers = independence_metropolis(
-                proposal, target, n, seed=seed, max_calls=max_calls, max_seconds=max_seconds
-            )
+            values, numbers = independence_metropolis(proposal, target, n, **budget)
             # Chains that only ever climb accept one in k proposals at step k, which looks like slow mixing and is none.
             if numbers["acceptance"] < _LEAST_ACCEPTANCE:
                 raise ConvergenceError(
@@ -166,10 +162,33 @@ class Posterior:
 
     def save(self, path: str | Path) -> None:
         """Write the posterior to a safetensors file; `sp.load` reads it back."""
+        tensors = dict(self.model.state_dict())
+        if self.x_obs is not None:
+            tensors[X_OBS] = self.x_obs
         header = {
             "kind": self.KIND,
             "parameters": self.parameters.to_dict(),
             "architecture": self.architecture.to_dict(),
             "provenance": self.provenance,
         }
-        write_model(path, self.density.state_dict(), header)
+        write_model(path, tensors, header)
+
+    def _observation(self, x_obs: Any, *, iid: bool) -> Observation:
+        """Read x_obs, or take the observation that this posterior is for."""
+        given = self.x_obs if x_obs is None else x_obs
+        observation = read_observation(given, self.x_shape, iid=iid, joined=self.JOINS, device=self.device)
+        if self.x_obs is not None and not torch.equal(observation.x.cpu(), self.x_obs.cpu()):
+            raise UsageError("x_obs: this posterior was fitted for one observation and knows nothing of others")
+        return observation
+
+    def _points(self, theta: Any, observation: Observation) -> Tensor:
+        """Check theta ``(*, P)`` against the observations."""
+        rows = finite(as_tensor(theta, "theta"), "theta").to(self.device)
+        self.parameters.check_width(rows)
+        count, dims = len(observation.x), len(self.parameters)
+        if observation.batched and rows.ndim > 1 and rows.shape[-2] not in (1, count):
+            raise ShapeError(
+                f"theta: expected shape (*, {count}, {dims}) or (*, 1, {dims}) for {count} observations, "
+                f"got {tuple(rows.shape)}"
+            )
+        return rows

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 import sbi_physics as sp
+from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.store.models import read_model
 
 MODELS = Path(__file__).with_name("user_models.py")
@@ -169,7 +170,7 @@ def test_every_error_has_its_status(error, expected, place, program, monkeypatch
     def fail(*_, **__):
         raise error("the loss became nan\n  in epoch 3")
 
-    monkeypatch.setattr(sp.Posterior, "sample", fail)
+    monkeypatch.setattr(DirectPosterior, "sample", fail)
     status, out, err = program(*SAMPLE.split(), "-x", "x.npy")
     assert (status, out, err) == (expected, "", "error: the loss became nan in epoch 3\n")
 
@@ -185,7 +186,7 @@ def test_a_full_disk_is_one_line(place, program, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sp.Posterior, "sample", full)
+    monkeypatch.setattr(DirectPosterior, "sample", full)
     status, _, err = program(*SAMPLE.split(), "-x", "x.npy")
     assert status == 1
     assert err == "error: [Errno 28] No space left on device\n"
@@ -194,7 +195,7 @@ def test_a_full_disk_is_one_line(place, program, monkeypatch):
 def test_programming_errors_keep_their_traceback(place, monkeypatch):
     from sbi_physics.cli.app import main
 
-    monkeypatch.setattr(sp.Posterior, "sample", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(DirectPosterior, "sample", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main([*SAMPLE.split(), "-x", "x.npy"])
 
@@ -203,7 +204,7 @@ def test_an_interrupt(place, program, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sp.Posterior, "sample", interrupt)
+    monkeypatch.setattr(DirectPosterior, "sample", interrupt)
     status, _, err = program(*SAMPLE.split(), "-x", "x.npy")
     assert status == 130
     assert "Traceback" not in err

@@ -12,7 +12,9 @@ import sbi_physics as sp
 NAMES = [
     "BudgetError",
     "ConvergenceError",
+    "NLE",
     "NPE",
+    "NRE",
     "NonFiniteError",
     "Parameter",
     "Parameters",

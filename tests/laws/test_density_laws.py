@@ -12,7 +12,7 @@ from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
 from sbi_physics.core.parameters import Parameter, Parameters
 from sbi_physics.core.protocols import Density
 from sbi_physics.models.build import Architecture, build_density
-from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.posterior.direct import DirectPosterior
 
 TAIL_BOUND = 4.0
 SMALL = {"transforms": 3, "hidden_features": 12, "blocks": 1}
@@ -347,7 +347,7 @@ def test_batches_that_do_not_fit_one_another_are_named(model):
 
 def test_saved_and_loaded_are_identical(case, dims, context, tmp_path):
     density, parameters, architecture = built = build(case[0], dims, context, case[1], torch.float32)
-    Posterior(parameters, density, architecture, {"note": 1}).save(tmp_path / "posterior.st")
+    DirectPosterior(parameters, density, architecture, {"note": 1}).save(tmp_path / "posterior.st")
     again = sp.load(tmp_path / "posterior.st", device="cpu")
     assert again.parameters == parameters
     assert again.architecture == architecture

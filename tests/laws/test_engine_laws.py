@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sbi_physics.core.errors import NonFiniteError, UsageError
-from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows import engines
 from sbi_physics.models.flows.build import build_flow
+from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.native import compiler
 from sbi_physics.models.flows.native.engine import native_flow
 

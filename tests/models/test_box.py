@@ -9,9 +9,9 @@ import torch.distributions as td
 import sbi_physics as sp
 from sbi_physics.core.errors import UsageError
 from sbi_physics.models.build import Architecture, build_density
-from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.box import BoxCoupling, UniformBox
 from sbi_physics.models.flows.build import build_flow
+from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.engines import from_noise, log_prob
 from sbi_physics.models.flows.native.engine import native_flow
 from sbi_physics.train.config import TrainConfig

@@ -10,8 +10,8 @@ from torch import nn
 
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.build import Architecture, build_density
-from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.build import BOX, FLOWS, build_flow
+from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.linear import LULinear, Permutation
 from sbi_physics.models.scaling import Standardise
 

@@ -153,7 +153,7 @@ DAMAGES = {
     "missing": (lambda path: path.unlink(), "no such file"),
     "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged, or not a safetensors file"),
-    "other kind": (changed(kind="surrogate"), "expected a file of kind 'posterior', got 'surrogate'"),
+    "other kind": (changed(kind="surrogate"), "expected a file of kind 'posterior' or 'likelihood', got 'surrogate'"),
     "other version": (changed(schema=99), "has schema 99, this version reads up to 1; upgrade sbi-physics"),
     "no parameters": (changed(parameters=None), "the header is damaged"),
     "no provenance": (changed(provenance=None), "the header is damaged"),

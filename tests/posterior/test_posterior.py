@@ -60,7 +60,7 @@ BAD_OBSERVATIONS = [
     (torch.zeros(0, 2), sp.ShapeError, r"got \(0, 2\)"),
     (0.3, sp.ShapeError, r"got \(\)"),
     ("moons", sp.UsageError, "x_obs: expected an array of numbers"),
-    (None, sp.UsageError, "x_obs: expected an array of numbers"),
+    (None, sp.UsageError, r"x_obs: expected an observation of shape \(2,\), got None"),
     ([[0.1, 0.2], [0.3]], sp.UsageError, "x_obs: expected an array of numbers"),
 ]
 
@@ -204,4 +204,4 @@ def test_wrong_comparisons(crude, uniform):
 
 
 def test_it_says_in_a_line_what_it_is(crude):
-    assert repr(crude) == f"Posterior({crude.parameters} given x of shape (2,): nsf, trained on 500 simulations)"
+    assert repr(crude) == f"DirectPosterior({crude.parameters} given x of shape (2,): nsf, trained on 500 simulations)"

@@ -11,8 +11,8 @@ import torch.distributions as td
 from torch import nn
 
 from sbi_physics.core.errors import NonFiniteError, ShapeError, TrainingError, UsageError
-from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.build import build_flow
+from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
 

@@ -9,6 +9,7 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.box import UniformBox
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.flows.ensemble import FlowEnsemble, add_gradient, from_noise, log_prob, training_log_prob
+from sbi_physics.models.scaling import Scaling
 
 __all__ = ["FlowDensity"]
 
@@ -25,6 +26,7 @@ class FlowDensity(ConditionalDensity):
         context_shape: the shape of one context; None for an unconditional density.
         bounds: ``(D, 2)`` support of the event; None for the whole real space.
         embedding: a module from contexts ``(n, *context_shape)`` to features ``(n, C)``; None flattens the context.
+        context_scaling: what contexts go through first, see `ConditionalDensity`.
         engine: how the flow is run, see `sbi_physics.models.flows.engines`.
     """
 
@@ -36,11 +38,14 @@ class FlowDensity(ConditionalDensity):
         *,
         bounds: Tensor | None = None,
         embedding: nn.Module | None = None,
+        context_scaling: Scaling | None = None,
         engine: str = "auto",
     ) -> None:
         base = _first(flow)._distribution
         box = base.bound if isinstance(base, UniformBox) else None
-        super().__init__(event_shape, context_shape, bounds=bounds, embedding=embedding, box=box)
+        super().__init__(
+            event_shape, context_shape, bounds=bounds, embedding=embedding, context_scaling=context_scaling, box=box
+        )
         self.flow, self.engine = flow, check_engine(engine)
 
     @property

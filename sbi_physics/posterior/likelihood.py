@@ -1,0 +1,149 @@
+r"""`LikelihoodPosterior`: the prior times a learned likelihood, drawn from by sequential Monte Carlo.
+
+With k independent observations of one theta the likelihoods multiply and the prior counts once,
+
+$$ p(\theta | x_1 \ldots x_k) \propto p(\theta) \prod_i q(x_i|\theta)\, p(\mathrm{success}|\theta), $$
+
+where the last factor is there if simulations failed.  A likelihood-to-evidence ratio may stand in for q.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from sbi_physics.core.checks import positive_integer
+from sbi_physics.core.random import derive
+from sbi_physics.core.samples import Samples
+from sbi_physics.models.likelihood import LearnedLikelihood
+from sbi_physics.models.ratio import RatioEstimator
+from sbi_physics.models.success import SuccessProbability
+from sbi_physics.posterior.observation import Observation
+from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.sampling.importance import Proposal
+from sbi_physics.sampling.smc import tempered_smc
+
+__all__ = ["LikelihoodModel", "LikelihoodPosterior"]
+
+_POOL = 10_000
+
+
+class LikelihoodModel(nn.Module):
+    """A learned likelihood or ratio, with the probability of success where simulations failed.
+
+    Args:
+        likelihood: of the simulations that succeeded.
+        success: of a simulation, or None.
+    """
+
+    def __init__(
+        self, likelihood: LearnedLikelihood | RatioEstimator, success: SuccessProbability | None = None
+    ) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.success = success
+
+    def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Log-likelihood of observations x ``(n, *x_shape)``, or one for all, at theta ``(n, P)``: ``(n,)``."""
+        value = self.likelihood.log_likelihood(theta, x)
+        return value if self.success is None else value + self.success.log_prob(theta)
+
+
+class LikelihoodPosterior(Posterior):
+    """Prior times learned likelihood; `log_prob` is known up to the evidence of each observation."""
+
+    KIND: ClassVar[str] = "likelihood"
+    JOINS: ClassVar[bool] = True
+
+    def log_likelihood(self, theta: Tensor, x_obs: Any, *, iid: bool = True) -> Tensor:
+        """The learned log-likelihood of theta ``(*, P)``, differentiable; see `log_prob` for the shapes.
+
+        A ratio gives it up to a constant of each observation.
+        """
+        observation = self._observation(x_obs, iid=iid)
+        return self._joined(self._points(theta, observation), observation)
+
+    def _joined(self, theta: Tensor, observation: Observation) -> Tensor:
+        """Theta ``(*, P)``, or ``(*, B, P)`` for B separate observations, to ``(*)`` or ``(*, B)``."""
+        model, x = cast(LikelihoodModel, self.model), observation.x
+        event = x.shape[1:]
+        if observation.batched:
+            batch = torch.broadcast_shapes(theta.shape[:-1], x.shape[:1])
+            rows = theta.expand(*batch, theta.shape[-1]).reshape(-1, theta.shape[-1])
+            data = x.expand(*batch, *event).reshape(-1, *event)
+            return model.log_likelihood(rows, data).reshape(batch)
+        rows = theta.reshape(-1, theta.shape[-1])
+        if len(x) == 1:
+            return model.log_likelihood(rows, x).reshape(theta.shape[:-1])
+        each = rows.unsqueeze(1).expand(-1, len(x), -1).reshape(-1, theta.shape[-1])
+        data = x.expand(len(rows), *x.shape).reshape(-1, *event)
+        return model.log_likelihood(each, data).reshape(len(rows), len(x)).sum(-1).reshape(theta.shape[:-1])
+
+    @torch.no_grad()
+    def log_prob(self, theta: Any, x_obs: Any = None, *, iid: bool = False) -> Tensor:
+        """Log-density of theta ``(*, P)`` up to the log-evidence of each observation; see `Posterior.log_prob`."""
+        observation = self._observation(x_obs, iid=iid)
+        rows = self._points(theta, observation)
+        prior = self.parameters.log_prob(rows)
+        inside = torch.isfinite(prior)
+        centre = self.parameters.bijection.interior.to(rows)
+        value = self._joined(torch.where(inside.unsqueeze(-1), rows, centre), observation)
+        return torch.where(inside, prior + value, -torch.inf)
+
+    def sample(
+        self, n: int, x_obs: Any = None, *, iid: bool = False, seed: int = 0, max_seconds: float | None = None
+    ) -> Samples:
+        """Draw n points by tempered sequential Monte Carlo from the prior; see `Posterior.sample`.
+
+        The diagnostics are those of `sampling.smc`: acceptance, effective sample size, log-evidence.
+        """
+        observation = self._observation(x_obs, iid=iid)
+        return self._drawn(positive_integer(n, "n"), observation, seed, max_seconds)
+
+    def _drawn(self, n: int, observation: Observation, seed: int, max_seconds: float | None = None) -> Samples:
+        x, batched = observation.x, observation.batched
+
+        @torch.no_grad()
+        def log_likelihood(theta: Tensor, which: Tensor | None = None) -> Tensor:
+            """Theta ``(m, P)``, or ``(A, m, P)`` for the observations `which` ``(A,)``."""
+            if which is None:
+                return self._joined(theta, observation)
+            return self._joined(theta.movedim(0, 1), Observation(x[which], True)).movedim(0, 1)
+
+        return tempered_smc(
+            log_likelihood,
+            self.parameters,
+            n,
+            batch=len(x) if batched else None,
+            seed=seed,
+            device=self.device,
+            max_seconds=max_seconds,
+        )
+
+    def _proposal(self, observation: Observation, seed: int) -> Proposal:
+        return _Pool(lambda n, seed: self._drawn(n, observation, seed), lambda theta: self._target(theta, observation))
+
+    @torch.no_grad()
+    def _target(self, theta: Tensor, observation: Observation) -> Tensor:
+        return self.parameters.log_prob(theta.double()).double() + self._joined(theta, observation).double()
+
+
+@dataclass
+class _Pool:
+    """Draws of a sampler as a proposal: made in stock, handed out once each."""
+
+    draw: Callable[[int, int], Samples]
+    target: Callable[[Tensor], Tensor]
+    values: Tensor | None = None
+    log_evidence: float = 0.0
+
+    def __call__(self, n: int, seed: int, /) -> tuple[Tensor, Tensor]:
+        if self.values is None or len(self.values) < n:
+            samples = self.draw(max(n, _POOL), derive(seed, "pool"))
+            shuffled = samples.resample(len(samples), seed=derive(seed, "order"), replace=False)
+            self.values = shuffled.values
+            self.log_evidence = float(samples.diagnostics["log_evidence"])
+        theta, self.values = self.values[:n], self.values[n:]
+        return theta, self.target(theta) - self.log_evidence

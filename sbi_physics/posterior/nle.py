@@ -1,0 +1,139 @@
+r"""Neural likelihood estimation: learn p(x | theta) from the pairs, and sample prior times likelihood.
+
+The network is a conditional density of the observables (Papamakarios, Sterratt and Murray 2019, arXiv:1805.07226).
+It does not depend on the prior, so that another may be used afterwards, and independent observations of one theta
+multiply.
+"""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sbi_physics.core.checks import positive_integer, resolve_device
+from sbi_physics.core.errors import UsageError
+from sbi_physics.core.parameters import Parameters
+from sbi_physics.core.random import check_seed, derive, seeded
+from sbi_physics.models.build import Architecture
+from sbi_physics.models.flows.build import BOX, FLOWS
+from sbi_physics.models.flows.engines import check_engine
+from sbi_physics.models.likelihood import LearnedLikelihood
+from sbi_physics.posterior.build import build_likelihood
+from sbi_physics.posterior.data import Failed, training_pairs
+from sbi_physics.posterior.estimator import fit_success
+from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
+from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.density import train_density
+
+__all__ = ["NLE"]
+
+
+class NLE:
+    """Neural likelihood estimation.
+
+    Args:
+        prior: `Parameters`, or any torch distribution over P numbers.
+        model: ``"nsf"``, ``"maf"`` or ``"maf-spline"``: a density of the observables ``x``, flattened.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        ensemble: k flows whose mixture is the likelihood.
+        config: settings of the training loop.
+        engine: how flows are run, see `models.flows.engines`.
+        **options: of the named flow, see `models.flows.build`.
+    """
+
+    def __init__(
+        self,
+        prior: Any,
+        model: str = "nsf",
+        embedding: None = None,
+        device: str | torch.device = "auto",
+        *,
+        ensemble: int = 1,
+        config: TrainConfig | None = None,
+        engine: str = "auto",
+        **options: Any,
+    ) -> None:
+        self.parameters = Parameters.from_prior(prior)
+        names = [name for name in FLOWS if name != BOX]
+        if model not in names:
+            raise UsageError(f"model: expected one of {', '.join(names)}, got {model!r}")
+        if embedding is not None:
+            raise UsageError(
+                "embedding: a likelihood is a density of x itself and needs no network that summarises it; hand in "
+                "summaries as x, or use NPE or NRE"
+            )
+        self.model, self.options = model, options
+        self.ensemble = positive_integer(ensemble, "ensemble")
+        self.device = resolve_device(device)
+        self.config = config or TrainConfig()
+        self.engine = check_engine(engine)
+
+    def fit(
+        self,
+        theta_or_store: Any,
+        x: Any = None,
+        *,
+        weights: Any = None,
+        failed: Failed = "refuse",
+        seed: int = 0,
+        checkpoint: str | None = None,
+        progress: bool = True,
+    ) -> LikelihoodPosterior:
+        """Train on pairs (theta, x).
+
+        Args:
+            theta_or_store: theta ``(N, P)``, a `Simulations` object or the path of its file.  Where x holds k
+                independent points, train on the single ones (theta repeated k times) and observe with ``iid=True``.
+            x: ``(N, *x_shape)`` simulated at each theta; None with a store.
+            weights: ``(N,)`` weights of the pairs; negative ones are allowed.
+            failed: what to do where simulations failed: ``"refuse"``, or ``"correct"`` to learn the likelihood from
+                the others and multiply it by a learned probability of success.
+            seed: of the initial weights, the validation split and the shuffles.
+            checkpoint: a file from which an interrupted training goes on exactly.
+            progress: whether to show a progress bar.
+
+        Raises:
+            ShapeError, NonFiniteError, SupportError, SimulationError, StoreError, UsageError: the data do not fit.
+            TrainingError: the loss is not finite.
+        """
+        began = time.monotonic()
+        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed)
+        varies, counts = LearnedLikelihood.kinds(pairs.x)
+        if not bool(varies.any()):
+            raise UsageError("x: all observables are the same in all simulations: they say nothing about theta")
+        architecture = Architecture(
+            self.model,
+            (int(varies.sum()),),
+            (len(self.parameters),),
+            self.options,
+            members=self.ensemble,
+            x_shape=tuple(pairs.x.shape[1:]),
+            success=pairs.failed > 0,
+        )
+        with seeded(derive(check_seed(seed), "weights")):
+            likelihood = build_likelihood(architecture, self.parameters, varies, counts, engine=self.engine)
+        events = likelihood.events(pairs.x, derive(seed, "blur"))
+        density = likelihood.density.fit_scaling(events, pairs.theta)
+        likelihood.to(self.device)
+        encoded, ladj = density.encode(events.to(self.device))
+        record = train_density(
+            density,
+            [encoded.detach(), density.context_scaling(pairs.theta.to(self.device)).detach()],
+            weights=pairs.weights(weights),
+            config=self.config,
+            seed=derive(seed, "train"),
+            checkpoint=checkpoint,
+            progress=progress,
+            description="training the likelihood",
+        )
+        success = fit_success(self.parameters, pairs, device=self.device, seed=seed, progress=progress)
+        provenance = {
+            "simulations": len(pairs.success),
+            "failed": pairs.failed,
+            "seed": seed,
+            "training": replace(record, seconds=time.monotonic() - began).to_dict(),
+            # In nats per event in the units of x, up to the share of events held out.
+            "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
+        }
+        return LikelihoodPosterior(self.parameters, LikelihoodModel(likelihood, success), architecture, provenance)
