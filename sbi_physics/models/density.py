@@ -148,6 +148,10 @@ class ConditionalDensity(nn.Module, ABC):
         theta, log_prob = self._sample(n, context, seed, densities=True)
         return theta, log_prob
 
+    def rsample(self, n: int, context: Tensor | None = None, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """As `sample_and_log_prob`, with gradients through the draws and their densities to the parameters."""
+        return self._sample(n, context, seed, densities=True)
+
     def _sample(self, n: int, context: Tensor | None, seed: int | None, *, densities: bool) -> tuple[Tensor, Tensor]:
         positive_integer(n, "n")
         summary = self._summary(context)
