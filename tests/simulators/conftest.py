@@ -7,6 +7,7 @@ import torch
 import torch.distributions as td
 
 from simulators.gaussian_linear import GaussianLinear, GaussianLinearUniform
+from simulators.oscillator import DampedOscillator
 from simulators.radial_velocity import Planet, RadialVelocity, k2_24
 from simulators.slcp import SLCP
 from simulators.two_moons import TwoMoons
@@ -43,6 +44,7 @@ SIMULATORS = {
     "gaussian_linear_uniform": GaussianLinearUniform,
     "two_moons": TwoMoons,
     "slcp": SLCP,
+    "oscillator": DampedOscillator,
     "k2_24": k2_24,
     "radial_velocity": everything_free,
 }
