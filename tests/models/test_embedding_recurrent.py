@@ -128,7 +128,7 @@ def test_both_ways_is_one_network_on_the_series_and_one_on_its_reverse():
 
 
 def test_the_gap_to_the_sample_before_is_seen():
-    """Of the sample before that is there; the channel of times itself is hidden from the network."""
+    """To the sample before it that is there, as the last channel that the network reads."""
     encoder = build_encoder("gru", (3, 2), hidden=H, features=3, times=0).double()
     x = torch.tensor([[[0.0, 1.0], [0.5, 2.0], [2.0, 3.0]]], dtype=torch.float64)
     seen = []
