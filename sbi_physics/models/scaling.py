@@ -5,12 +5,18 @@ $x_w = R^{-1/2}(x - \bar x)/\sigma$ with the correlation matrix R: where a few s
 small residuals that carry the noise level come out at the scale of one, too.  The symmetric root keeps each feature
 as close to itself as it can be (Kessy, Lewin and Strimmer 2018, arXiv:1512.00809).  `ParameterScaling` is for
 parameters that a network is given: where one has a single bound, as a rate or a width, its logarithm is what counts.
+
+Axes of an event whose entries are alike (time steps, members of a set, pixels) can share one mean and one scale.
+`Standardise` takes NaN as a missing entry: it counts in no statistic and stays NaN.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from sbi_physics.core.errors import UsageError
 
 __all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten"]
 
@@ -20,34 +26,51 @@ _SMALLEST_EIGENVALUE = 1e-8
 
 
 class Scaling(nn.Module, ABC):
-    """What data go through before a network sees them."""
+    """A map of data that keeps their shape, learned once from the training data."""
 
     @abstractmethod
     def fit(self, data: Tensor) -> "Scaling":
-        """Learn from data ``(n, *shape)``."""
+        """Learn from data ``(n, *shape)``; returns itself."""
+
+    @abstractmethod
+    def forward(self, data: Tensor) -> Tensor:
+        """Scale data ``(*, *shape)``."""
 
 
 class Standardise(Scaling):
     """``(x - mean) / scale`` for each of the features of an event of any shape.
 
-    A feature that is constant in the data is shifted but not scaled.
+    A feature that is constant in the data, or never there, is shifted but not scaled.
 
     Args:
         shape: the shape of one event.
+        shared: axes of the event, from 0, along which there is one mean and one scale.
+
+    Raises:
+        UsageError: there is no such axis.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, shape: torch.Size | tuple[int, ...]) -> None:
+    def __init__(self, shape: torch.Size | tuple[int, ...], shared: Sequence[int] = ()) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("scale", torch.ones(shape))
+        self._shape, self._shared = torch.Size(shape), tuple(shared)
+        if not all(0 <= axis < len(self._shape) for axis in self._shared):
+            raise UsageError(f"shared: expected axes from 0 to {len(self._shape) - 1}, got {self._shared}")
+        kept = [1 if axis in self._shared else size for axis, size in enumerate(self._shape)]
+        self.register_buffer("mean", torch.zeros(kept))
+        self.register_buffer("scale", torch.ones(kept))
 
     def fit(self, data: Tensor) -> "Standardise":
-        """Learn mean and scale from data ``(n, *shape)``; sums are in double precision."""
+        """Learn mean and scale from data ``(n, *shape)``; sums are in double precision, without what is missing."""
         wide = data.double()
-        mean, deviation = wide.mean(0), wide.std(0, correction=0)
+        axes = (0, *(axis + 1 for axis in self._shared))
+        missing = torch.isnan(wide)
+        if bool(missing.any()):
+            mean, deviation = _moments(wide, ~missing, axes)
+        else:
+            mean, deviation = wide.mean(axes, keepdim=True)[0], wide.std(axes, correction=0, keepdim=True)[0]
         constant = deviation <= 1e-12 * mean.abs().clamp(min=1e-30)
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(constant, 1.0, deviation))
@@ -56,15 +79,23 @@ class Standardise(Scaling):
     @property
     def ladj(self) -> Tensor:
         """ln|d(output)/d(input)|, a scalar."""
-        return -self.scale.log().sum()
+        return -self.scale.log().expand(self._shape).sum()
 
     def forward(self, data: Tensor) -> Tensor:
-        """Standardise data ``(*, *shape)``."""
+        """Standardise data ``(*, *shape)``; NaN stays NaN."""
         return (data - self.mean) / self.scale
 
     def inverse(self, data: Tensor) -> Tensor:
         """Undo `forward`."""
         return data * self.scale + self.mean
+
+
+def _moments(data: Tensor, present: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of what is present along the axes, the first of which goes."""
+    count = present.sum(axes, keepdim=True).clamp(min=1)
+    mean = torch.where(present, data, 0.0).sum(axes, keepdim=True) / count
+    variance = torch.where(present, (data - mean) ** 2, 0.0).sum(axes, keepdim=True) / count
+    return mean[0], variance.sqrt()[0]
 
 
 class Whiten(Scaling):

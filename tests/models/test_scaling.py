@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sbi_physics.core.errors import UsageError
 from sbi_physics.models.build import Architecture, build_density
 from sbi_physics.models.scaling import Standardise, Whiten
 
@@ -65,3 +66,38 @@ def test_an_embedding_network_sees_the_structure_of_its_context():
     data = correlated(4_000)
     density.fit_scaling(torch.randn(4_000, 1), data)
     torch.testing.assert_close(density.context_scaling(data), Standardise((5,)).fit(data)(data))
+
+
+def test_shared_axes_have_one_mean_and_scale():
+    data = correlated(500, 12).reshape(500, 2, 3, 2)
+    scaling = Standardise((2, 3, 2), shared=(1,)).fit(data)
+    assert scaling.mean.shape == scaling.scale.shape == (2, 1, 2)
+    flat = data.movedim(2, 1).reshape(-1, 2, 2)
+    torch.testing.assert_close(scaling(data).movedim(2, 1).reshape(-1, 2, 2), Standardise((2, 2)).fit(flat)(flat))
+    torch.testing.assert_close(scaling.inverse(scaling(data)), data)
+    each = torch.autograd.functional.jacobian(scaling, data[0]).reshape(12, 12)
+    torch.testing.assert_close(scaling.ladj, torch.linalg.slogdet(each).logabsdet)
+
+
+def test_missing_entries_count_in_no_statistic():
+    data = correlated(600, 3)
+    data[:100, 0] = data[100:, 2] = torch.nan
+    scaling = Standardise((3,)).fit(data)
+    for column in range(3):
+        there = data[~data[:, column].isnan(), column, None]
+        expected = Standardise((1,)).fit(there)
+        torch.testing.assert_close(scaling.mean[column], expected.mean[0])
+        torch.testing.assert_close(scaling.scale[column], expected.scale[0])
+    assert torch.equal(scaling(data).isnan(), data.isnan())
+
+
+def test_a_feature_that_is_never_there_is_left_alone():
+    data = correlated(50, 2)
+    data[:, 1] = torch.nan
+    scaling = Standardise((2,)).fit(data)
+    assert (float(scaling.mean[1]), float(scaling.scale[1])) == (0.0, 1.0)
+
+
+def test_an_axis_that_is_not_there_is_named():
+    with pytest.raises(UsageError, match=r"shared: expected axes from 0 to 1, got \(2,\)"):
+        Standardise((3, 2), shared=(2,))

@@ -10,6 +10,7 @@ from simulators.bernoulli_glm import BernoulliGLM
 from simulators.gaussian_linear import GaussianLinear, GaussianLinearUniform
 from simulators.gaussian_mixture import GaussianMixture
 from simulators.lotka_volterra import LotkaVolterra
+from simulators.oscillator import DampedOscillator
 from simulators.radial_velocity import Planet, RadialVelocity, k2_24
 from simulators.sir import SIR
 from simulators.slcp import SLCP
@@ -51,6 +52,7 @@ SIMULATORS = {
     "lotka_volterra": LotkaVolterra,
     "gaussian_mixture": GaussianMixture,
     "bernoulli_glm": BernoulliGLM,
+    "oscillator": DampedOscillator,
     "k2_24": k2_24,
     "radial_velocity": everything_free,
 }

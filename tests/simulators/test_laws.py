@@ -33,14 +33,14 @@ def test_same_seed_same_bytes_and_another_seed_differs(simulator):
     state = torch.random.get_rng_state()
     first, second, other = simulator(theta, seed=3), simulator(theta, seed=3), simulator(theta, seed=4)
     assert first.numpy().tobytes() == second.numpy().tobytes()
-    assert not torch.equal(first, other)
+    assert not torch.equal(first.nan_to_num(), other.nan_to_num())
     assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_pickled_simulator_gives_the_same_bytes(simulator):
     theta = simulator.parameters.sample(5, seed=1)
     copy = pickle.loads(pickle.dumps(simulator))
-    assert torch.equal(copy(theta, seed=3), simulator(theta, seed=3))
+    assert copy(theta, seed=3).numpy().tobytes() == simulator(theta, seed=3).numpy().tobytes()
     assert copy.parameters == simulator.parameters
 
 
