@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.embedding.build import build_encoder
+from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.flows.build import build_flow
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
 from sbi_physics.models.scaling import Scaling
 
-__all__ = ["Architecture", "build_density", "context_width"]
+__all__ = ["Architecture", "build_density", "build_embedding", "context_width", "describe_embedding"]
 
 CUSTOM = "custom"
 
@@ -28,7 +30,7 @@ class Architecture:
         event_shape: ``(D,)``.
         context_shape: the shape of one context, or None.
         options: of the flow.
-        embedding: whether the user handed in an embedding network.
+        embedding: whether the user handed in an embedding network; of an `Encoder` its description.
         members: flows of the ensemble; 1 for a single flow.
         x_shape: the shape of one observation where it is not the context.
         success: whether a probability of success was learned beside it.
@@ -38,7 +40,7 @@ class Architecture:
     event_shape: tuple[int, ...]
     context_shape: tuple[int, ...] | None
     options: dict[str, Any] = field(default_factory=dict)
-    embedding: bool = False
+    embedding: bool | dict[str, Any] = False
     members: int = 1
     x_shape: tuple[int, ...] | None = None
     success: bool = False
@@ -70,7 +72,7 @@ class Architecture:
             tuple(int(size) for size in description["event_shape"]),
             None if context is None else tuple(int(size) for size in context),
             dict(description["options"]),
-            bool(description["embedding"]),
+            _embedding(description["embedding"]),
             # Files from before there were ensembles do not say.
             int(description.get("members", 1)),
             None if "x_shape" not in description else tuple(int(size) for size in description["x_shape"]),
@@ -101,8 +103,7 @@ def build_density(
         UsageError: a network that the architecture needs was not handed in.
         ShapeError: the embedding network does not give ``(n, C)``.
     """
-    if architecture.embedding and embedding is None:
-        raise UsageError("embedding: this model was trained with an embedding network of your own; hand it in again")
+    embedding = build_embedding(architecture, embedding)
     if architecture.model == CUSTOM and flow is None:
         raise UsageError("flow: this model was trained with a flow of your own; hand in one of the same structure")
     whole: Flow | FlowEnsemble
@@ -125,6 +126,28 @@ def build_density(
         context_scaling=context_scaling,
         engine=engine,
     )
+
+
+def build_embedding(architecture: Architecture, embedding: nn.Module | None) -> nn.Module | None:
+    """The embedding network of a model: as handed in, or an encoder built from its description.
+
+    Raises:
+        UsageError: the user's own is needed and was not handed in.
+    """
+    if embedding is None and isinstance(architecture.embedding, dict):
+        return build_encoder(architecture.embedding, architecture.observed_shape)
+    if architecture.embedding and embedding is None:
+        raise UsageError("embedding: this model was trained with an embedding network of your own; hand it in again")
+    return embedding
+
+
+def describe_embedding(embedding: nn.Module | None) -> bool | dict[str, Any]:
+    """What an `Architecture` keeps of an embedding network."""
+    return embedding.describe() if isinstance(embedding, Encoder) else embedding is not None
+
+
+def _embedding(description: Any) -> bool | dict[str, Any]:
+    return dict(description) if isinstance(description, dict) else bool(description)
 
 
 def context_width(context_shape: tuple[int, ...] | None, embedding: nn.Module | None) -> int | None:

@@ -18,11 +18,11 @@ from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.core.checks import finite, positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
-from sbi_physics.models.scaling import Scaling, Standardise, Whiten
+from sbi_physics.models.embedding.encoder import Encoder
+from sbi_physics.models.embedding.scaling import context_scaling_for
+from sbi_physics.models.scaling import Scaling, Standardise
 
 __all__ = ["ConditionalDensity"]
-
-_MOST_WHITENED = 512
 
 
 class ConditionalDensity(nn.Module, ABC):
@@ -34,7 +34,7 @@ class ConditionalDensity(nn.Module, ABC):
         bounds: ``(D, 2)`` support of the event; None for the whole real space.
         embedding: a module from contexts ``(n, *context_shape)`` to features ``(n, C)``; None flattens the context.
         context_scaling: what contexts go through first, with a method ``fit(contexts)``; None whitens them, or
-            standardises them where there is an embedding.
+            standardises them where there is an embedding; an `Encoder` brings its own.
         box: B, where the model lives on [-B, B]^D; None where it lives on R^D.
     """
 
@@ -55,10 +55,7 @@ class ConditionalDensity(nn.Module, ABC):
         unbounded = torch.tensor([[-torch.inf, torch.inf]]).expand(event_shape[0], 2)
         self.bijection = SupportBijection(unbounded if bounds is None else bounds, box=box)
         self.event_scaling = Standardise(self.event_shape)
-        # An embedding network may live on the structure of the context (neighbouring bins, images): leave it that.
-        flat = embedding is None and self.context_shape.numel() <= _MOST_WHITENED
-        default: Scaling = Whiten(self.context_shape) if flat else Standardise(self.context_shape)
-        self.context_scaling = context_scaling if context_scaling is not None else default
+        self.context_scaling = context_scaling or context_scaling_for(self.context_shape, embedding)
         self.embedding = embedding if embedding is not None else nn.Flatten()
 
     @abstractmethod
@@ -182,7 +179,8 @@ class ConditionalDensity(nn.Module, ABC):
             raise ShapeError(
                 f"context: expected shape (*, {', '.join(map(str, self.context_shape))}), got {tuple(context.shape)}"
             )
-        finite(context, "context")
+        if not (isinstance(self.embedding, Encoder) and self.embedding.accepts_missing):
+            finite(context, "context")
         batch = context.shape[: context.ndim - dims]
         scaled = self.context_scaling(context.to(self.device)).reshape(batch.numel(), *self.context_shape)
         summary = self._embedded(scaled)

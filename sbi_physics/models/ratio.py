@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from sbi_physics.core.checks import finite
 from sbi_physics.core.errors import ShapeError
+from sbi_physics.models.embedding.encoder import Encoder
+from sbi_physics.models.embedding.scaling import context_scaling_for
 from sbi_physics.models.residual import ResidualNetwork
-from sbi_physics.models.scaling import ParameterScaling, Standardise, Whiten
+from sbi_physics.models.scaling import ParameterScaling
 
 __all__ = ["RatioEstimator"]
 
-_MOST_WHITENED = 512
 _ROWS_AT_ONCE = 1 << 15
 
 
@@ -58,8 +59,7 @@ class RatioEstimator(nn.Module):
         super().__init__()
         self.x_shape, self.candidates, self.balance = torch.Size(x_shape), candidates, balance
         self.theta_scaling = ParameterScaling(bounds)
-        flat = embedding is None and self.x_shape.numel() <= _MOST_WHITENED
-        self.x_scaling = Whiten(self.x_shape) if flat else Standardise(self.x_shape)
+        self.x_scaling = context_scaling_for(self.x_shape, embedding)
         self.embedding = embedding if embedding is not None else nn.Flatten()
         features = self.x_shape.numel() if width is None else width
         self.classifier = ResidualNetwork(len(bounds) + features, 1, hidden_features, blocks)
@@ -101,7 +101,9 @@ class RatioEstimator(nn.Module):
         """
         if tuple(x.shape[1:]) != tuple(self.x_shape):
             raise ShapeError(f"x: expected shape (n, {', '.join(map(str, self.x_shape))}), got {tuple(x.shape)}")
-        summary = self.embedding(self.x_scaling(finite(x, "x")))
+        if not (isinstance(self.embedding, Encoder) and self.embedding.accepts_missing):
+            finite(x, "x")
+        summary = self.embedding(self.x_scaling(x))
         scaled = self.theta_scaling(finite(theta, "theta"))
         rows = summary.expand(len(scaled), -1)
         parts = zip(scaled.split(_ROWS_AT_ONCE), rows.split(_ROWS_AT_ONCE), strict=True)

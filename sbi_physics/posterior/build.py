@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sbi_physics.core.parameters import Parameters
-from sbi_physics.models.build import Architecture, build_density, context_width
+from sbi_physics.models.build import Architecture, build_density, build_embedding, context_width
 from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.models.ratio import RatioEstimator
 from sbi_physics.models.scaling import ParameterScaling
@@ -31,7 +31,7 @@ def build_ratio(architecture: Architecture, parameters: Parameters, embedding: n
     Raises:
         ShapeError: the embedding network does not give ``(n, C)``.
     """
-    shape = architecture.observed_shape
+    shape, embedding = architecture.observed_shape, build_embedding(architecture, embedding)
     width = None if embedding is None else context_width(shape, embedding)
     options: dict[str, Any] = architecture.options
     return RatioEstimator(parameters.bounds, shape, embedding, width, **options)

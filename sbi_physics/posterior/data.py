@@ -5,6 +5,7 @@ are no draws from the prior any more.  For a posterior network that is no harm, 
 what it learns from them; a likelihood or a ratio must be multiplied by the probability p(success | theta).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from torch import Tensor
 from sbi_physics.core.checks import as_tensor, batch_of, finite, known_keys, same_length
 from sbi_physics.core.errors import NonFiniteError, ShapeError, SimulationError, UsageError
 from sbi_physics.core.parameters import Parameters
+from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packing_of, usable_rows
+from sbi_physics.store.layout import Status
 from sbi_physics.store.simulations import Simulations
 
 __all__ = ["Failed", "TrainingPairs", "training_pairs"]
@@ -54,16 +57,23 @@ class TrainingPairs:
 
 
 def training_pairs(
-    parameters: Parameters, theta_or_store: Any, x: Any = None, *, failed: Failed = "refuse"
+    parameters: Parameters,
+    theta_or_store: Any,
+    x: Any = None,
+    *,
+    failed: Failed = "refuse",
+    encoder: EncoderChoice = None,
 ) -> TrainingPairs:
     """Check what `fit` is given.
 
     Args:
         parameters: names and prior of theta.
         theta_or_store: theta ``(M, P)``, a `Simulations` object or the path of its file.
-        x: ``(M, *x_shape)`` with theta, None with a store.
+        x: ``(M, *x_shape)`` with theta, or a dictionary of such; None with a store.
         failed: what to do where simulations failed or gave NaN: ``"refuse"`` raises an error, ``"correct"`` trains on
             the others, and accounts for it.
+        encoder: what the observations go through; it says how named ones are packed, and whether NaN marks entries
+            that are missing rather than simulations that failed.
 
     Raises:
         UsageError: x is missing, or handed in beside a store.
@@ -72,46 +82,60 @@ def training_pairs(
         ShapeError, SupportError, StoreError: see the message.
     """
     known_keys([failed], ["refuse", "correct"], "failed")
-    where = ""
+    where, gave = "", None
     if isinstance(theta_or_store, str | Path):
         theta_or_store = Simulations.open(theta_or_store)
-    if isinstance(theta_or_store, Simulations):
-        store = theta_or_store
-        where = f"{store.path}: " if store.path is not None else ""
-        if x is not None:
-            raise UsageError("x: expected None beside a simulation store, which holds x itself")
-        if store.parameters.names != parameters.names:
-            raise UsageError(
-                f"{where}the simulations are of the parameters {', '.join(store.parameters.names)}; "
-                f"expected {', '.join(parameters.names)}"
-            )
-        theta, x, success = store.theta, store.x, store.ok
-        if failed == "refuse" and not bool(success.all()):
-            raise SimulationError(f"{where}{_refusal(success)}")
-    else:
-        if x is None:
-            raise UsageError("x: expected the observables of each theta, got None")
-        theta, success = theta_or_store, None
-    if isinstance(x, dict):
-        raise UsageError(f"{where}x: expected one array, got several named ones ({', '.join(x)}); pass one of them")
+    stored = isinstance(theta_or_store, Simulations)
+    if stored:
+        where = f"{theta_or_store.path}: " if theta_or_store.path is not None else ""
+        theta_or_store, x, gave = _of_store(theta_or_store, parameters, x, where)
+    if x is None:
+        raise UsageError("x: expected the observables of each theta, got None")
     label = f"{where}theta"
-    theta = batch_of(finite(as_tensor(theta, label), label), (len(parameters),), label)
-    values = as_tensor(x, "x")
-    if values.ndim == 1:
-        values = values.unsqueeze(1)
-    if values.ndim < 2:
-        raise ShapeError(f"x: expected shape (N, ...), got {tuple(values.shape)}")
+    theta = batch_of(finite(as_tensor(theta_or_store, label), label), (len(parameters),), label)
+    values = _observables(x, encoder, where)
     same_length(theta=theta, x=values)
-    if success is None:
-        success = torch.isfinite(values.flatten(1)).all(1)
-        if failed == "refuse" and not bool(success.all()):
-            raise NonFiniteError(f"x: {_refusal(success)}")
+    success = usable_rows(values, missing=accepts_missing(encoder))
+    success = success if gave is None else success & gave
+    if failed == "refuse" and not bool(success.all()):
+        raise (SimulationError if stored else NonFiniteError)(f"{where or 'x: '}{_refusal(success)}")
     good = int(success.sum())
     if good < _MINIMUM_PAIRS:
         what = "simulations" if good == len(success) else "simulations that succeeded"
         raise ShapeError(f"{label}: expected at least {_MINIMUM_PAIRS} {what}, got {good} of {len(success)}")
     parameters.check_within(theta, label)
     return TrainingPairs(theta[success], values[success].to(torch.float32), theta, success)
+
+
+def _of_store(store: Simulations, parameters: Parameters, x: Any, where: str) -> tuple[Tensor, Any, Tensor]:
+    """Theta, x, and whether each row gave any outputs."""
+    if x is not None:
+        raise UsageError("x: expected None beside a simulation store, which holds x itself")
+    if store.parameters.names != parameters.names:
+        raise UsageError(
+            f"{where}the simulations are of the parameters {', '.join(store.parameters.names)}; "
+            f"expected {', '.join(parameters.names)}"
+        )
+    return store.theta, store.x, store.ok | (store.status == int(Status.NONFINITE))
+
+
+def _observables(x: Any, encoder: EncoderChoice, where: str) -> Tensor:
+    """Observables as one tensor ``(M, *x_shape)``."""
+    packing = packing_of(encoder)
+    if isinstance(x, Mapping):
+        if packing is None:
+            raise UsageError(
+                f"{where}x: expected one array, got several named ones ({', '.join(map(str, x))}); pass one of them, "
+                "or say embedding={name: encoder, ...} to use them all"
+            )
+        return packing.pack(x).to(torch.float32)
+    if packing is not None:
+        raise UsageError(f"{where}x: expected a dictionary of {', '.join(packing.names)}, as the embedding has names")
+    values = as_tensor(x, "x")
+    values = values.unsqueeze(1) if values.ndim == 1 else values
+    if values.ndim < 2:
+        raise ShapeError(f"x: expected shape (N, ...), got {tuple(values.shape)}")
+    return values
 
 
 def _refusal(success: Tensor) -> str:

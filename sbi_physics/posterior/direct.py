@@ -4,7 +4,7 @@ import time
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.random import derive
@@ -27,6 +27,11 @@ class DirectPosterior(Posterior):
     def density(self) -> ConditionalDensity:
         """The conditional density of theta."""
         return cast(ConditionalDensity, self.model)
+
+    @property
+    def encoder(self) -> nn.Module | None:
+        """What observations go through first."""
+        return self.density.embedding
 
     def sample(
         self, n: int, x_obs: Any = None, *, iid: bool = False, seed: int = 0, max_seconds: float | None = None

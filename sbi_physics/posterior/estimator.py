@@ -1,11 +1,7 @@
-"""What the estimators share: the checks of their arguments, and the fit of a probability of success."""
-
-from typing import Any
+"""What the estimators of likelihoods share: the fit of a probability of success."""
 
 import torch
-from torch import nn
 
-from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import derive, seeded
 from sbi_physics.models.success import SuccessProbability
@@ -13,14 +9,7 @@ from sbi_physics.posterior.data import TrainingPairs
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
 
-__all__ = ["check_embedding", "fit_success"]
-
-
-def check_embedding(embedding: Any) -> nn.Module | None:
-    """Return an embedding network, or None."""
-    if embedding is not None and not isinstance(embedding, nn.Module):
-        raise UsageError(f"embedding: expected a torch module, got {type(embedding).__name__}")
-    return embedding
+__all__ = ["fit_success"]
 
 
 def fit_success(

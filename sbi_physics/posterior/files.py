@@ -106,7 +106,7 @@ def _likelihood_model(
 def _check_networks(path: str | Path, architecture: Architecture, flow: Any, embedding: Any) -> None:
     for name, needed, given in (
         ("flow", architecture.model == CUSTOM, flow is not None),
-        ("embedding", architecture.embedding, embedding is not None),
+        ("embedding", architecture.embedding is True, embedding is not None),
     ):
         if needed and not given:
             raise UsageError(

@@ -57,6 +57,12 @@ class LikelihoodPosterior(Posterior):
     KIND: ClassVar[str] = "likelihood"
     JOINS: ClassVar[bool] = True
 
+    @property
+    def encoder(self) -> nn.Module | None:
+        """What observations go through first: of a ratio its embedding."""
+        likelihood = cast(LikelihoodModel, self.model).likelihood
+        return likelihood.embedding if isinstance(likelihood, RatioEstimator) else None
+
     def log_likelihood(self, theta: Tensor, x_obs: Any, *, iid: bool = True) -> Tensor:
         """The learned log-likelihood of theta ``(*, P)``, differentiable; see `log_prob` for the shapes.
 

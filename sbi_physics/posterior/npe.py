@@ -13,18 +13,17 @@ from typing import Any
 
 import torch
 from nflows.flows.base import Flow
-from torch import nn
 
 from sbi_physics.core.checks import positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
-from sbi_physics.models.build import CUSTOM, Architecture, build_density
+from sbi_physics.models.build import CUSTOM, Architecture, build_density, describe_embedding
 from sbi_physics.models.flows.build import BOX, FLOWS
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.posterior.data import Failed, training_pairs
 from sbi_physics.posterior.direct import DirectPosterior
-from sbi_physics.posterior.estimator import check_embedding
+from sbi_physics.posterior.encoding import check_embedding, choose_encoder
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.density import train_density
 
@@ -38,7 +37,9 @@ class NPE:
         prior: `Parameters`, or any torch distribution over P numbers.
         model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, ``"nsf-box"`` (where all bounds are finite), or an
             `nflows.flows.Flow` over P features whose context is what the embedding gives; `fit` trains a copy of it.
-        embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
+        embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
+            ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
+            ``(n, *x_shape)`` to ``(n, C)``; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         ensemble: k flows whose mixture is the posterior: a better fit where data are few, and
             wider where the flows disagree (`train.density`).
@@ -52,7 +53,7 @@ class NPE:
         self,
         prior: Any,
         model: str | Flow = "nsf",
-        embedding: nn.Module | None = None,
+        embedding: Any = None,
         device: str | torch.device = "auto",
         *,
         ensemble: int = 1,
@@ -103,17 +104,17 @@ class NPE:
             TrainingError: the loss is not finite.
         """
         began = time.monotonic()
-        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed)
+        embedding = choose_encoder(self.embedding, theta_or_store, x)
+        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
         theta, values = pairs.theta, pairs.x
         # Copies: what was trained before with these networks stays as it is.
         flow = copy.deepcopy(self.model) if isinstance(self.model, Flow) else None
-        embedding = copy.deepcopy(self.embedding)
         architecture = Architecture(
             CUSTOM if flow is not None else str(self.model),
             (len(self.parameters),),
             tuple(values.shape[1:]),
             self.options,
-            embedding is not None,
+            describe_embedding(embedding),
             self.ensemble,
         )
         with seeded(derive(check_seed(seed), "weights")):

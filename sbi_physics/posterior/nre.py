@@ -4,22 +4,21 @@ Classification needs no density of x and takes any embedding of it, so that imag
 numbers; see `models.ratio` for the loss and its sources.
 """
 
-import copy
 import time
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from sbi_physics.core.checks import known_keys, positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
-from sbi_physics.models.build import Architecture
+from sbi_physics.models.build import Architecture, describe_embedding
 from sbi_physics.posterior.build import RATIO, RATIO_OPTIONS, build_ratio
 from sbi_physics.posterior.data import Failed, training_pairs
-from sbi_physics.posterior.estimator import check_embedding, fit_success
+from sbi_physics.posterior.encoding import check_embedding, choose_encoder
+from sbi_physics.posterior.estimator import fit_success
 from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
@@ -33,7 +32,9 @@ class NRE:
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
         model: ``"classifier"``, the only one.
-        embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
+        embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
+            ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
+            ``(n, *x_shape)`` to ``(n, C)``; None flattens.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         balance: weight of the penalty that keeps badly trained ratios conservative; 0 for none, 100 in the source.
         config: settings of the training loop.
@@ -44,7 +45,7 @@ class NRE:
         self,
         prior: Any,
         model: str = RATIO,
-        embedding: nn.Module | None = None,
+        embedding: Any = None,
         device: str | torch.device = "auto",
         *,
         balance: float = 0.0,
@@ -80,17 +81,18 @@ class NRE:
         does not depend on theta.
         """
         began = time.monotonic()
-        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed)
+        embedding = choose_encoder(self.embedding, theta_or_store, x)
+        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
         architecture = Architecture(
             RATIO,
             (len(self.parameters),),
             tuple(pairs.x.shape[1:]),
             self.options,
-            self.embedding is not None,
+            describe_embedding(embedding),
             success=pairs.failed > 0,
         )
         with seeded(derive(check_seed(seed), "weights")):
-            ratio = build_ratio(architecture, self.parameters, copy.deepcopy(self.embedding))
+            ratio = build_ratio(architecture, self.parameters, embedding)
         ratio.fit_scaling(pairs.theta, pairs.x)
         ratio.to(self.device)
         record = train(

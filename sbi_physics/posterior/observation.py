@@ -1,5 +1,6 @@
 """How an observation is read: one, several of one theta, or a batch of separate ones (see `Posterior.sample`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,14 @@ from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, finite
 from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packing_of, usable_rows
 
 __all__ = ["Observation", "read_observation"]
+
+_REPAIR = (
+    "fill in missing data as was done in the simulations, or train on simulations that miss data as well with an "
+    "encoder that takes NaN for missing (embedding='gru', 'deep-set', ...)"
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,13 @@ class Observation:
 
 
 def read_observation(
-    x_obs: Any, x_shape: tuple[int, ...], *, iid: bool, device: torch.device, joined: bool = False
+    x_obs: Any,
+    x_shape: tuple[int, ...],
+    *,
+    iid: bool,
+    device: torch.device,
+    joined: bool = False,
+    encoder: EncoderChoice = None,
 ) -> Observation:
     """Check x_obs: ``x_shape`` or ``(1, *x_shape)`` is one observation, ``(k, *x_shape)`` is k.
 
@@ -36,6 +49,7 @@ def read_observation(
         iid: whether several are independent observations of one theta.
         device: where the result is to live.
         joined: whether such can be joined, as likelihoods can.
+        encoder: what the observations go through: it packs named ones, and may take NaN for missing entries.
 
     Raises:
         ShapeError: another shape, or several iid observations, which a posterior network of fixed input cannot join.
@@ -45,6 +59,9 @@ def read_observation(
     shape = tuple(x_shape)
     if x_obs is None:
         raise UsageError(f"x_obs: expected an observation of shape {shape}, got None")
+    packing = packing_of(encoder)
+    if packing is not None and isinstance(x_obs, Mapping):
+        x_obs = packing.pack(x_obs)
     x = as_tensor(x_obs, "x_obs")
     if shape == (1,) and x.ndim < 2:  # single numbers need no axis of their own, as in training
         x = x.reshape(-1, 1)
@@ -53,7 +70,8 @@ def read_observation(
     elif not (x.ndim == len(shape) + 1 and tuple(x.shape[1:]) == shape and len(x)):
         wanted = ", ".join(map(str, shape))
         raise ShapeError(f"x_obs: expected shape ({wanted}) or (B, {wanted}), got {tuple(x.shape)}")
-    finite(x, "x_obs", "mask or impute missing data as was done in the simulations")
+    if not (accepts_missing(encoder) and bool(usable_rows(x, missing=True).all())):
+        finite(x, "x_obs", _REPAIR)
     if iid and len(x) > 1 and not joined:
         raise ShapeError(
             f"x_obs: {len(x)} independent observations of one theta cannot be joined by a posterior network trained on "

@@ -93,6 +93,11 @@ class Posterior(ABC):
         return f"{type(self).__name__}({self.parameters} given {given}: {networks}{trained})"
 
     @property
+    @abstractmethod
+    def encoder(self) -> nn.Module | None:
+        """What observations go through first."""
+
+    @property
     def x_shape(self) -> tuple[int, ...]:
         """The shape of one observation."""
         return self.architecture.observed_shape
@@ -176,8 +181,10 @@ class Posterior(ABC):
     def _observation(self, x_obs: Any, *, iid: bool) -> Observation:
         """Read x_obs, or take the observation that this posterior is for."""
         given = self.x_obs if x_obs is None else x_obs
-        observation = read_observation(given, self.x_shape, iid=iid, joined=self.JOINS, device=self.device)
-        if self.x_obs is not None and not torch.equal(observation.x.cpu(), self.x_obs.cpu()):
+        observation = read_observation(
+            given, self.x_shape, iid=iid, joined=self.JOINS, device=self.device, encoder=self.encoder
+        )
+        if self.x_obs is not None and not _same(observation.x, self.x_obs):
             raise UsageError("x_obs: this posterior was fitted for one observation and knows nothing of others")
         return observation
 
@@ -192,3 +199,8 @@ class Posterior(ABC):
                 f"got {tuple(rows.shape)}"
             )
         return rows
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether two observations are equal; missing entries equal one another."""
+    return first.shape == second.shape and bool(torch.isclose(first.cpu(), second.cpu(), 0.0, 0.0, True).all())

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from nflows.flows.base import Flow
-from torch import nn
 
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import UsageError
@@ -40,7 +39,7 @@ class TSNPE:
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
         model: as for `NPE`; so for the other arguments.
-        embedding: a module from observations to summaries, trained jointly.
+        embedding: what summarises observations, as for `NPE`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         ensemble: flows whose mixture is the posterior.
         config: settings of the training loop, in every round.
@@ -52,7 +51,7 @@ class TSNPE:
         self,
         prior: Any,
         model: str | Flow = "nsf",
-        embedding: nn.Module | None = None,
+        embedding: Any = None,
         device: str | torch.device = "auto",
         *,
         ensemble: int = 1,

@@ -98,8 +98,8 @@ def simulate(
         if out is None:
             run = _Run(model, identity, None, progress)
             run.work(list(range(plan.blocks)), workers, timeout)
-            return _warned(run.collect())
-        return _warned(_into_file(model, identity, Path(out), workers, timeout, progress))
+            return _warned(run.collect(), model)
+        return _warned(_into_file(model, identity, Path(out), workers, timeout, progress), model)
 
 
 def _seconds(value: Any) -> float:
@@ -143,8 +143,11 @@ def _into_file(
     return Simulations.open(out)
 
 
-def _warned(simulations: Simulations) -> Simulations:
-    if not simulations.counts()["ok"]:
+def _warned(simulations: Simulations, model: Simulator) -> Simulations:
+    counts = simulations.counts()
+    # A simulator may say that NaN marks what it did not measure: its rows are not finite, and good.
+    good = counts["ok"] + (counts["nonfinite"] if getattr(model, "missing", False) else 0)
+    if not good:
         first = next(iter(simulations.errors.items()), None)
         reason = f"; row {first[0]}: {first[1]}" if first else ""
         _log.warning("none of %d simulations succeeded%s", len(simulations), reason)

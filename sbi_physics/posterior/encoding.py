@@ -1,0 +1,75 @@
+"""Observation encoders at the front door: chosen by name, for named observations, with missing entries."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from sbi_physics.core.errors import UsageError
+from sbi_physics.models.embedding.build import ENCODERS, build_encoder
+from sbi_physics.models.embedding.encoder import Encoder
+from sbi_physics.models.embedding.named import NamedEncoders
+from sbi_physics.models.embedding.packing import Packing
+from sbi_physics.store.simulations import Simulations
+
+__all__ = ["EncoderChoice", "accepts_missing", "check_embedding", "choose_encoder", "packing_of", "usable_rows"]
+
+EncoderChoice: TypeAlias = nn.Module | None
+
+
+def check_embedding(embedding: Any) -> Any:
+    """Return an embedding: None, a module, the name of an encoder, or a dictionary of those by observation.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if isinstance(embedding, str) and embedding not in ENCODERS:
+        raise UsageError(f"embedding: expected one of {', '.join(ENCODERS)}, or a torch module, got {embedding!r}")
+    if embedding is not None and not isinstance(embedding, nn.Module | str | Mapping):
+        raise UsageError(
+            f"embedding: expected a torch module, the name of an encoder or a dictionary of such, "
+            f"got {type(embedding).__name__}"
+        )
+    return embedding
+
+
+def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice:
+    """An untrained encoder for these simulations; a module that the user handed in is copied.
+
+    Args:
+        embedding: what `check_embedding` let through.
+        theta_or_store: what `fit` was given; so x.
+        x: None with a store.
+    """
+    if embedding is None or isinstance(embedding, nn.Module):
+        return copy.deepcopy(embedding)
+    if isinstance(theta_or_store, str | Path):
+        theta_or_store = Simulations.open(theta_or_store)
+    data = theta_or_store.x if isinstance(theta_or_store, Simulations) else x
+    if isinstance(embedding, str):
+        return build_encoder(embedding, tuple(torch.as_tensor(data).shape[1:]))
+    if not isinstance(data, Mapping):
+        raise UsageError(f"embedding: expected named observations {', '.join(embedding)} in x, got a single array")
+    shapes = {name: tuple(torch.as_tensor(data[name]).shape[1:]) for name in embedding if name in data}
+    return NamedEncoders(shapes, copy.deepcopy(dict(embedding)))
+
+
+def accepts_missing(encoder: EncoderChoice) -> bool:
+    """Whether NaN marks entries that are missing."""
+    return isinstance(encoder, Encoder) and encoder.accepts_missing
+
+
+def packing_of(encoder: EncoderChoice) -> Packing | None:
+    """How named observations are packed, if they are named."""
+    return encoder.packing if isinstance(encoder, NamedEncoders) else None
+
+
+def usable_rows(x: Tensor, *, missing: bool) -> Tensor:
+    """Whether each row of x ``(n, *x_shape)`` can be used: all of it finite, or with NaN only where data may miss."""
+    flat = x.flatten(1)
+    if not missing:
+        return torch.isfinite(flat).all(1)
+    return ~torch.isinf(flat).any(1) & ~torch.isnan(flat).all(1)
