@@ -1,8 +1,8 @@
-"""Any method on the tasks of sbibm, by the distance to its reference posteriors (Lueckmann et al. 2021,
-arXiv:2101.04653).
+"""Any method on the tasks of sbibm, by the distance to its reference posteriors.
 
-The distance is the C2ST of 10,000 draws against the 10,000 reference draws; 0.5 is perfect.  Rows of earlier runs are
-kept; the same task, method, number of simulations and seed again replaces its row.
+The distance is the C2ST of 10,000 draws against the 10,000 reference draws (Lueckmann et al. 2021, arXiv:2101.04653);
+0.5 is perfect.  Rows of earlier runs are kept; the same task, method, number of simulations and seed again replaces its
+row.
 
     python -m benchmarks.posterior.sbibm [--tasks two_moons slcp] [--methods npe npe-ensemble] [--simulations 10000]
         [--observations 1 2 3 4 5] [--draws 10000] [--seed 0] [--progress]
