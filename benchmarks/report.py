@@ -48,8 +48,8 @@ def _posteriors(result: dict[str, Any]) -> list[str]:
 def _tasks(result: dict[str, Any]) -> list[str]:
     parts = [
         "## Posteriors of the tasks of sbibm",
-        "Median C2ST over the observations (0.5 is perfect) and in brackets seconds of training for one posterior, both "
-        "as means over seeds; in italics the figures that Lueckmann et al. 2021 (arXiv:2101.04653) publish.",
+        "Median C2ST over the observations (0.5 is perfect) and in brackets seconds of training for one posterior, "
+        "both as means over seeds; in italics the figures that Lueckmann et al. 2021 (arXiv:2101.04653) publish.",
     ]
     for simulations in sorted({row["simulations"] for row in result["rows"]}):
         rows = [row for row in result["rows"] if row["simulations"] == simulations]
