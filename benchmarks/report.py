@@ -6,9 +6,11 @@ python -m benchmarks.report
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.machine import RESULTS
+from benchmarks.posterior.published import PUBLISHED
 
 __all__ = ["main"]
 
@@ -18,13 +20,14 @@ _GPU_SIDES = ("nflows", "eager", "graphed", "fused")
 def main() -> None:
     """Write the document and say where it is."""
     sections = {"vs_sbi_two_moons": _posteriors, "flow_fits": _fits, "flow_steps": _steps}
-    sections |= {"flow_ensembles": _ensembles, "flow_gpu": _gpu}
+    sections |= {"sbibm_posteriors": _tasks, "sbibm_exact": _exact, "flow_ensembles": _ensembles, "flow_gpu": _gpu}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text(encoding="utf-8"))
-            parts += [*section(result), _machine(result["machine"])]
+            machines = [result["machine"]] if "machine" in result else [row["machine"] for row in result["rows"]]
+            parts += [*section(result), *dict.fromkeys(map(_machine, machines))]
     path = Path(__file__).parent / "RESULTS.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"written to {path}")
@@ -40,6 +43,41 @@ def _posteriors(result: dict[str, Any]) -> list[str]:
         f"Training time, ours over sbi's: {result['training_time_ratio']:.3f}.",
         _table(["package", "training [s]", "median C2ST", "C2ST by observation"], rows),
     ]
+
+
+def _tasks(result: dict[str, Any]) -> list[str]:
+    parts = [
+        "## Posteriors of the tasks of sbibm",
+        "Median C2ST over the observations (0.5 is perfect) and in brackets seconds of training for one posterior, "
+        "both as means over seeds; in italics the figures that Lueckmann et al. 2021 (arXiv:2101.04653) publish.",
+    ]
+    for simulations in sorted({row["simulations"] for row in result["rows"]}):
+        rows = [row for row in result["rows"] if row["simulations"] == simulations]
+        tasks = list(dict.fromkeys(row["task"] for row in rows))
+        methods = list(dict.fromkeys(row["method"] for row in rows))
+        ours = [[method, *(_task_cell(rows, method, task) for task in tasks)] for method in methods]
+        published = [
+            [f"*{method}*", *(f"*{medians[task]:.3f}*" if task in medians else "" for task in tasks)]
+            for method, medians in PUBLISHED.get(simulations, {}).items()
+        ]
+        parts += [f"### {simulations:,} simulations", _table(["", *tasks], [*ours, *published])]
+    return parts
+
+
+def _task_cell(rows: list[dict[str, Any]], method: str, task: str) -> str:
+    found = [row for row in rows if row["method"] == method and row["task"] == task]
+    if not found:
+        return ""
+    return f"{mean(row['c2st_median'] for row in found):.3f} ({mean(row['training_seconds'] for row in found):.1f})"
+
+
+def _exact(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [row["task"], str(row["observation"]), f"{row['c2st']:.3f}", f"{row['largest_pull']:.2f}"]
+        for row in result["rows"]
+    ]
+    head = ["task", "observation", "C2ST", "largest difference of a mean, in standard errors"]
+    return ["## Our exact likelihoods against the reference posteriors of sbibm", _table(head, rows)]
 
 
 def _fits(result: dict[str, Any]) -> list[str]:

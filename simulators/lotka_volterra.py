@@ -6,8 +6,8 @@ $$ \dot X = \alpha X - \beta X Y, \qquad \dot Y = -\gamma Y + \delta X Y, $$
 
 and x holds ten values of X, then ten of Y, at the times 0, 2.1, ..., 18.9 days, with log-normal noise of width 0.1.
 The priors of the rates are log-normal of width 0.5, alpha and gamma about exp(-0.125), beta and delta about exp(-3).
-Recipe of Lueckmann et al. 2021 (arXiv:2101.04653, T.10), who follow 20 days in steps of 0.1, keep every 21st and cut the
-populations to [1e-10, 1e4] before the noise.
+Recipe of Lueckmann et al. 2021 (arXiv:2101.04653, T.10), who follow 20 days in steps of 0.1, keep every 21st and cut
+the populations to [1e-10, 1e4] before the noise.
 """
 
 import math
