@@ -18,6 +18,8 @@ from .posterior.nle import NLE as NLE
 from .posterior.npe import NPE as NPE
 from .posterior.nre import NRE as NRE
 from .posterior.posterior import Posterior as Posterior
+from .posterior.sequential import TSNPE as TSNPE
+from .posterior.variational import VI as VI
 from .report.figures import corner as corner
 from .sampling.mcmc import mcmc as mcmc
 from .simulation.run import simulate as simulate

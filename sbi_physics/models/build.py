@@ -135,7 +135,7 @@ def build_embedding(architecture: Architecture, embedding: nn.Module | None) -> 
         UsageError: the user's own is needed and was not handed in.
     """
     if embedding is None and isinstance(architecture.embedding, dict):
-        return build_encoder(architecture.embedding, architecture.observed_shape)
+        return build_encoder(architecture.embedding, architecture.context_shape)
     if architecture.embedding and embedding is None:
         raise UsageError("embedding: this model was trained with an embedding network of your own; hand it in again")
     return embedding

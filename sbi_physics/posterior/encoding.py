@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sbi_physics.core.checks import as_tensor
 from sbi_physics.core.errors import UsageError
 from sbi_physics.models.embedding.build import ENCODERS, build_encoder
 from sbi_physics.models.embedding.encoder import Encoder
@@ -19,6 +20,10 @@ __all__ = ["EncoderChoice", "accepts_missing", "check_embedding", "choose_encode
 
 EncoderChoice: TypeAlias = nn.Module | None
 
+DEFAULT_ENCODER = "residual"
+FLAT = "flat"
+"""The name for no encoder at all: the density sees the whitened numbers."""
+
 
 def check_embedding(embedding: Any) -> Any:
     """Return an embedding: None, a module, the name of an encoder, or a dictionary of those by observation.
@@ -26,8 +31,9 @@ def check_embedding(embedding: Any) -> Any:
     Raises:
         UsageError: it is something else.
     """
-    if isinstance(embedding, str) and embedding not in ENCODERS:
-        raise UsageError(f"embedding: expected one of {', '.join(ENCODERS)}, or a torch module, got {embedding!r}")
+    if isinstance(embedding, str) and embedding not in (*ENCODERS, FLAT):
+        names = ", ".join((*ENCODERS, FLAT))
+        raise UsageError(f"embedding: expected one of {names}, or a torch module, got {embedding!r}")
     if embedding is not None and not isinstance(embedding, nn.Module | str | Mapping):
         raise UsageError(
             f"embedding: expected a torch module, the name of an encoder or a dictionary of such, "
@@ -37,20 +43,26 @@ def check_embedding(embedding: Any) -> Any:
 
 
 def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice:
-    """An untrained encoder for these simulations; a module that the user handed in is copied.
+    """An untrained encoder for these simulations, or None; a module that the user handed in is copied.
 
     Args:
         embedding: what `check_embedding` let through.
         theta_or_store: what `fit` was given; so x.
         x: None with a store.
     """
-    if embedding is None or isinstance(embedding, nn.Module):
+    if embedding == FLAT:
+        return None
+    if isinstance(embedding, nn.Module):
         return copy.deepcopy(embedding)
     if isinstance(theta_or_store, str | Path):
         theta_or_store = Simulations.open(theta_or_store)
     data = theta_or_store.x if isinstance(theta_or_store, Simulations) else x
-    if isinstance(embedding, str):
-        return build_encoder(embedding, tuple(torch.as_tensor(data).shape[1:]))
+    if data is None or (embedding is None and isinstance(data, Mapping)):
+        return None  # which will be refused, with the reason
+    if embedding is None or isinstance(embedding, str):
+        values = as_tensor(data, "x")
+        shape = tuple(values.shape[1:]) if values.ndim > 1 else (1,)
+        return build_encoder(embedding or DEFAULT_ENCODER, shape)
     if not isinstance(data, Mapping):
         raise UsageError(f"embedding: expected named observations {', '.join(embedding)} in x, got a single array")
     shapes = {name: tuple(torch.as_tensor(data[name]).shape[1:]) for name in embedding if name in data}

@@ -8,13 +8,13 @@ where the last factor is there if simulations failed.  A likelihood-to-evidence 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from sbi_physics.core.checks import positive_integer
+from sbi_physics.core.checks import known_keys, positive_integer
 from sbi_physics.core.random import derive
 from sbi_physics.core.samples import Samples
 from sbi_physics.models.likelihood import LearnedLikelihood
@@ -51,11 +51,30 @@ class LikelihoodModel(nn.Module):
         return value if self.success is None else value + self.success.log_prob(theta)
 
 
+@dataclass(frozen=True, repr=False)
 class LikelihoodPosterior(Posterior):
-    """Prior times learned likelihood; `log_prob` is known up to the evidence of each observation."""
+    """Prior times learned likelihood; `log_prob` is known up to the evidence of each observation.
+
+    Attributes:
+        sampler: options of `sampling.smc.tempered_smc`, see `with_sampler`.
+    """
 
     KIND: ClassVar[str] = "likelihood"
     JOINS: ClassVar[bool] = True
+
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+    def with_sampler(self, **options: Any) -> "LikelihoodPosterior":
+        """The same posterior, drawn from with other options.
+
+        Args:
+            **options: particles, effective_share (`sampling.smc.tempered_smc`).
+
+        Raises:
+            UsageError: an option is not known.
+        """
+        known_keys(list(options), ["particles", "effective_share"], "option of the sampler")
+        return replace(self, sampler=options)
 
     @property
     def encoder(self) -> nn.Module | None:
@@ -126,6 +145,7 @@ class LikelihoodPosterior(Posterior):
             seed=seed,
             device=self.device,
             max_seconds=max_seconds,
+            **self.sampler,
         )
 
     def _proposal(self, observation: Observation, seed: int) -> Proposal:

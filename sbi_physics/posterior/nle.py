@@ -21,6 +21,7 @@ from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.posterior.build import build_likelihood
 from sbi_physics.posterior.data import Failed, training_pairs
+from sbi_physics.posterior.encoding import DEFAULT_ENCODER
 from sbi_physics.posterior.estimator import fit_success
 from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
 from sbi_physics.train.config import TrainConfig
@@ -107,6 +108,8 @@ class NLE:
             (int(varies.sum()),),
             (len(self.parameters),),
             self.options,
+            # What the transforms need of theta is much the same, too.
+            {"kind": DEFAULT_ENCODER},
             members=self.ensemble,
             x_shape=tuple(pairs.x.shape[1:]),
             success=pairs.failed > 0,

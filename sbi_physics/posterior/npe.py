@@ -39,7 +39,7 @@ class NPE:
             `nflows.flows.Flow` over P features whose context is what the embedding gives; `fit` trains a copy of it.
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
-            ``(n, *x_shape)`` to ``(n, C)``; None flattens.
+            ``(n, *x_shape)`` to ``(n, C)``; None takes ``"residual"``, and ``"flat"`` is without any.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         ensemble: k flows whose mixture is the posterior: a better fit where data are few, and
             wider where the flows disagree (`train.density`).
@@ -104,7 +104,9 @@ class NPE:
             TrainingError: the loss is not finite.
         """
         began = time.monotonic()
-        embedding = choose_encoder(self.embedding, theta_or_store, x)
+        own = isinstance(self.model, Flow)  # whose context is as wide as its maker decided
+        with seeded(derive(check_seed(seed), "encoder")):
+            embedding = None if own and self.embedding is None else choose_encoder(self.embedding, theta_or_store, x)
         pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
         theta, values = pairs.theta, pairs.x
         # Copies: what was trained before with these networks stays as it is.
@@ -117,7 +119,7 @@ class NPE:
             describe_embedding(embedding),
             self.ensemble,
         )
-        with seeded(derive(check_seed(seed), "weights")):
+        with seeded(derive(seed, "weights")):
             density = build_density(
                 architecture, bounds=self.parameters.bounds, flow=flow, embedding=embedding, engine=self.engine
             ).fit_scaling(theta, values)

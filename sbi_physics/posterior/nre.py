@@ -34,7 +34,7 @@ class NRE:
         model: ``"classifier"``, the only one.
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
-            ``(n, *x_shape)`` to ``(n, C)``; None flattens.
+            ``(n, *x_shape)`` to ``(n, C)``; None takes ``"residual"``, and ``"flat"`` is without any.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         balance: weight of the penalty that keeps badly trained ratios conservative; 0 for none, 100 in the source.
         config: settings of the training loop.
@@ -81,7 +81,8 @@ class NRE:
         does not depend on theta.
         """
         began = time.monotonic()
-        embedding = choose_encoder(self.embedding, theta_or_store, x)
+        with seeded(derive(check_seed(seed), "encoder")):
+            embedding = choose_encoder(self.embedding, theta_or_store, x)
         pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
         architecture = Architecture(
             RATIO,
@@ -91,7 +92,7 @@ class NRE:
             describe_embedding(embedding),
             success=pairs.failed > 0,
         )
-        with seeded(derive(check_seed(seed), "weights")):
+        with seeded(derive(seed, "weights")):
             ratio = build_ratio(architecture, self.parameters, embedding)
         ratio.fit_scaling(pairs.theta, pairs.x)
         ratio.to(self.device)

@@ -11,11 +11,13 @@ from sbi_physics.models.embedding.deep_set import DeepSetEncoder
 from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.embedding.mlp import MLPEncoder
 from sbi_physics.models.embedding.recurrent import RecurrentEncoder
+from sbi_physics.models.embedding.residual import ResidualEncoder
 from sbi_physics.models.embedding.transformer import TransformerEncoder
 
 __all__ = ["SINGLE", "build_single", "kind_and_options"]
 
 SINGLE: dict[str, tuple[Callable[..., Encoder], dict[str, Any]]] = {
+    "residual": (ResidualEncoder, {}),
     "mlp": (MLPEncoder, {}),
     "rnn": (RecurrentEncoder, {"cell": "rnn"}),
     "gru": (RecurrentEncoder, {"cell": "gru"}),

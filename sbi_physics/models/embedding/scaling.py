@@ -4,11 +4,10 @@ import torch
 from torch import nn
 
 from sbi_physics.models.embedding.encoder import Encoder
+from sbi_physics.models.embedding.residual import MOST_WHITENED
 from sbi_physics.models.scaling import Scaling, Standardise, Whiten
 
 __all__ = ["context_scaling_for"]
-
-_MOST_WHITENED = 512
 
 
 def context_scaling_for(shape: torch.Size, embedding: nn.Module | None) -> Scaling:
@@ -16,5 +15,5 @@ def context_scaling_for(shape: torch.Size, embedding: nn.Module | None) -> Scali
     if isinstance(embedding, Encoder):
         return embedding.scaling()
     # A network may live on the structure of the context (neighbouring bins, images): leave it that.
-    flat = embedding is None and shape.numel() <= _MOST_WHITENED
+    flat = embedding is None and shape.numel() <= MOST_WHITENED
     return Whiten(shape) if flat else Standardise(shape)
