@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from sbi_physics.core.checks import as_tensor, finite
 from sbi_physics.core.errors import StoreError, UsageError
 from sbi_physics.core.samples import Samples
-from sbi_physics.diagnostics.calibration import Calibration, Coverage
+from sbi_physics.diagnostics.calibration import Calibration
+from sbi_physics.diagnostics.regions import Coverage
 
 __all__ = ["calibration", "corner", "curve", "losses", "save_figure"]
 
