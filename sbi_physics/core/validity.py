@@ -1,7 +1,7 @@
 """Which simulations can be used: one mask for everything that takes pairs of theta and x.
 
-Simulators fail on some parameters, and mark the rows with NaN or infinity.  Whether x failed depends on x alone, so that
-leaving such rows out changes the distribution of theta, but not p(theta | x) at any x that is left: a check of an
+Simulators fail on some parameters, and mark the rows with NaN or infinity.  Whether x failed depends on x alone, so
+that leaving such rows out changes the distribution of theta, but not p(theta | x) at any x that is left: a check of an
 amortised posterior stays exact.  Where NaN stands for an entry that was not measured (``missing=True``), a row is
 useless only if nothing of it was measured.
 """
@@ -15,7 +15,17 @@ from torch import Tensor
 from sbi_physics.core.checks import as_tensor, finite, known_keys, same_length
 from sbi_physics.core.errors import NonFiniteError, ShapeError
 
-__all__ = ["Failed", "Rows", "ValidPairs", "as_rows", "count_rows", "select_rows", "select_valid", "valid_rows"]
+__all__ = [
+    "Failed",
+    "Rows",
+    "ValidPairs",
+    "as_rows",
+    "count_rows",
+    "kept_rows",
+    "select_rows",
+    "select_valid",
+    "valid_rows",
+]
 
 Rows = Tensor | dict[str, Tensor]
 Failed = Literal["refuse", "drop"]
@@ -83,6 +93,32 @@ def valid_rows(x: Any, *, missing: bool = False) -> Tensor:
     return measured & ~torch.stack([torch.isinf(part).any(1).cpu() for part in flat]).any(0)
 
 
+def kept_rows(x: Rows, *, failed: Failed = "refuse", missing: bool = False, name: str = "x") -> Tensor:
+    """Positions of the rows that did not fail: int64 ``(m,)``, on the CPU.
+
+    Args:
+        x: ``(N, *x_shape)``, or a dictionary of such.
+        failed: ``"refuse"`` raises if a row failed, ``"drop"`` leaves such rows out.
+        missing: whether NaN marks an entry that is missing, see `valid_rows`.
+        name: what messages call x.
+
+    Raises:
+        NonFiniteError: a row failed and is to be refused, or none is left.
+        UsageError: `failed` is another word.
+    """
+    known_keys([failed], ["refuse", "drop"], "failed")
+    good = valid_rows(x, missing=missing)
+    bad = int((~good).sum())
+    if bad:
+        what = "infinite or without any measured entry" if missing else "NaN or infinite"
+        found = f"{bad} of {len(good)} rows failed ({what}; the first is row {int((~good).nonzero()[0, 0])})"
+        if failed == "refuse":
+            raise NonFiniteError(f'{name}: expected finite numbers, but {found}; failed="drop" leaves failed rows out')
+        if bad == len(good):
+            raise NonFiniteError(f"{name}: {found}: no simulation is left")
+    return good.nonzero()[:, 0]
+
+
 def select_valid(
     theta: Any, x: Any, *, failed: Failed = "refuse", missing: bool = False, name: str = "x"
 ) -> ValidPairs:
@@ -100,20 +136,13 @@ def select_valid(
         ShapeError: theta and x have different numbers of rows.
         UsageError: `failed` is another word.
     """
-    known_keys([failed], ["refuse", "drop"], "failed")
     truth = finite(as_tensor(theta, "theta", dtype=None), "theta")
     rows = as_rows(x, name)
     parts = {f"{name}[{key!r}]": value for key, value in rows.items()} if isinstance(rows, dict) else {name: rows}
+    if not truth.ndim:
+        raise ShapeError("theta: expected shape (N, P), got a single number")
     same_length(theta=truth, **parts)
-    good = valid_rows(rows, missing=missing)
-    bad = int((~good).sum())
-    if not bad:
+    keep = kept_rows(rows, failed=failed, missing=missing, name=name)
+    if len(keep) == len(truth):
         return ValidPairs(truth, rows, 0)
-    what = "infinite or without any measured entry" if missing else "NaN or infinite"
-    found = f"{bad} of {len(good)} rows failed ({what}; the first is row {int((~good).nonzero()[0, 0])})"
-    if failed == "refuse":
-        raise NonFiniteError(f'{name}: expected finite numbers, but {found}; failed="drop" leaves failed rows out')
-    if not bool(good.any()):
-        raise NonFiniteError(f"{name}: {found}: no simulation is left")
-    keep = good.nonzero()[:, 0]
-    return ValidPairs(truth[keep.to(truth.device)], select_rows(rows, keep), bad)
+    return ValidPairs(truth[keep.to(truth.device)], select_rows(rows, keep), len(truth) - len(keep))

@@ -119,4 +119,3 @@ def _evaluated(posterior: Any, part: PosteriorDraws, x: Rows) -> PosteriorDraws:
     rows, draws = part.samples.shape[:2]
     batch_of(inside, (rows,), "posterior log_prob", minimum=draws)
     return replace(part, log_prob_samples=inside.cpu().T, log_prob_theta=truth.cpu().reshape(rows))
-

@@ -76,8 +76,8 @@ def ecdf_bands(n: int, points: int | Sequence[float] = _MOST_POINTS, *, level: f
 
     Args:
         n: how many numbers.
-        points: K, for points k / (K + 1); or the points themselves, increasing, in (0, 1).  For ranks among L draws take
-            points from k / (L + 1), where the distribution of the ranks is exactly that of uniform numbers.
+        points: K, for points k / (K + 1); or the points themselves, increasing, in (0, 1).  For ranks among L draws
+            take points from k / (L + 1), where the distribution of the ranks is exactly that of uniform numbers.
         level: the probability to leave the band anywhere.
 
     Raises:

@@ -12,8 +12,8 @@ u at or below c, is c.  Here
   draw, and any draw may stand in for it.  Statistics of the truths are compared with those of such stand-ins.
 
 Two statistics are tested.  The largest distance between coverage and c sees widths and shapes that are wrong.  A bias
-pushes u down for reference points on one side and up on the other, which cancels in that curve; it is seen by the mean of
-$(1/2 - u)\,e_p$, where e is the direction from the centre to r, in standard deviations of each parameter p.
+pushes u down for reference points on one side and up on the other, which cancels in that curve; it is seen by the mean
+of $(1/2 - u)\,e_p$, where e is the direction from the centre to r, in standard deviations of each parameter p.
 """
 
 import math
@@ -39,6 +39,7 @@ from sbi_physics.diagnostics.uniformity import (
     left_out,
     parameter_names,
 )
+from sbi_physics.diagnostics.whitening import whiten, whitening
 
 __all__ = ["RandomPointCoverage", "tarp", "tarp_from_samples"]
 
@@ -69,8 +70,8 @@ class RandomPointCoverage:
             above the posterior.
         bias_p_value: of the largest of them.
         level: the probability that a calibrated posterior flunks.
-        kind: ``calibrated``, ``over-confident``, ``under-confident``, ``biased``, or ``miscalibrated`` where it is none of
-            these.
+        kind: ``calibrated``, ``over-confident``, ``under-confident``, ``biased``, or ``miscalibrated`` where it is none
+            of these.
         failed: simulations that were left out.
     """
 
@@ -105,7 +106,9 @@ class RandomPointCoverage:
 
     def _sentence(self) -> str:
         if self.passed:
-            return f"calibrated about random points: p-value {self.p_value:.2g} over {len(self.credibility)} simulations"
+            return (
+                f"calibrated about random points: p-value {self.p_value:.2g} over {len(self.credibility)} simulations"
+            )
         if self.kind == "biased":
             # The bias of one parameter shows, more weakly, in those that are correlated with it.
             large = (self.bias.abs() >= max(0.5 * float(self.bias.abs().max()), _NOTICEABLE)).nonzero()[:, 0].tolist()
@@ -115,10 +118,8 @@ class RandomPointCoverage:
                 for i in large
             ]
             return "biased: the posterior lies " + ", ".join(sides)
-        inside, error = _share(self.credibility, torch.tensor([ONE_SIGMA], dtype=torch.float64))
-        return (
-            f"{self.kind}: 68 % regions about random points cover {100 * float(inside):.0f} ± {100 * float(error):.0f} %"
-        )
+        inside, error = (100 * float(v) for v in _share(self.credibility, torch.tensor([ONE_SIGMA]).double()))
+        return f"{self.kind}: 68 % regions about random points cover {inside:.0f} ± {error:.0f} %"
 
 
 def tarp(
@@ -228,36 +229,16 @@ def _regions(draws: Tensor, truth: Tensor, references: Any, seed: int) -> _Regio
         block = slice(start, start + _PAIRS_AT_ONCE)
         random = numpy_generator(derive(seed, "references", i))
         members = torch.cat([truth[block].unsqueeze(1), draws[block]], 1).numpy()
-        white, factor, mean = _whitened(members)
+        factor, mean = whitening(members)
+        white = whiten(members, factor, mean)
         if given is None:
             points = _REFERENCE_WIDTH * random.standard_normal((len(members), count, dims))
         else:
-            points = _solve(factor, (given[block] if given.ndim == 3 else given[None]) - mean)
+            points = whiten(given[block] if given.ndim == 3 else given[None], factor, mean)
         ranks[block] = _ranks(white, points, random)
         offset = np.einsum("npq,nrq->nrp", factor, points) / np.linalg.norm(factor, axis=2)[:, None]
         directions[block] = offset / np.maximum(np.linalg.norm(offset, axis=2, keepdims=True), 1e-300)
     return _Regions(ranks, directions.reshape(n * count, dims))
-
-
-def _whitened(members: Array) -> tuple[Array, Array, Array]:
-    """Members ``(n, L + 1, P)`` in their own whitened coordinates, the Cholesky factors ``(n, P, P)`` and the means.
-
-    With few members the covariance is drawn towards its diagonal, which keeps it invertible.
-    """
-    mean = members.mean(1, keepdims=True)
-    centred = members - mean
-    deviation = centred.std(1)
-    deviation = np.where(deviation > 0, deviation, 1.0)
-    scaled = centred / deviation[:, None]
-    count, dims = members.shape[1:]
-    correlation = np.einsum("nlp,nlq->npq", scaled, scaled) / count * (count / (count + dims))
-    correlation[:, np.arange(dims), np.arange(dims)] = 1.0
-    factor = np.linalg.cholesky(correlation) * deviation[:, :, None]
-    return _solve(factor, centred), factor, mean
-
-
-def _solve(factor: Array, centred: Array) -> Array:
-    return np.linalg.solve(factor, centred.transpose(0, 2, 1)).transpose(0, 2, 1)
 
 
 def _ranks(white: Array, points: Array, random: np.random.Generator) -> Array:
@@ -277,7 +258,8 @@ def _counting(order: Array) -> Array:
 def _statistics(regions: _Regions, index: Array) -> Array:
     """Statistics ``(3 + P,)`` where member `index` ``(N,)`` of each pair stands for the truth.
 
-    The distance between coverage and credibility; how far out the truth is; how near the ends; the bias of each parameter.
+    The distance between coverage and credibility; how far out the truth is; how near the ends; the bias of each
+    parameter.
     """
     ranks = regions.ranks[np.arange(len(index)), index].ravel()
     members = regions.ranks.shape[1]
