@@ -23,9 +23,9 @@ _NUMBERS_AT_ONCE = 1 << 24
 
 
 def differs(values: Array, constant: Array) -> Array:
-    """Whether values ``(*, F)`` differ from constants ``(F,)`` by more than rounding; missing ones do not."""
+    """Whether values ``(*, F)`` differ from constants ``(F,)`` by more than single precision; missing ones do not."""
     with np.errstate(invalid="ignore"):
-        return np.abs(values - constant) > 1e-6 * np.abs(constant) + 1e-12
+        return np.abs(values - constant) > 1e-6 * np.abs(constant)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _moments(rows: Array) -> tuple[Array, Array, Array]:
     mean = np.where(there, rows, 0.0).sum(0) / count
     centred = np.where(there, rows - mean, 0.0)
     deviation = np.sqrt(np.square(centred).sum(0) / count)
-    constant = ~differs(mean + np.abs(centred).max(0), mean)
+    constant = np.abs(centred).max(0) <= 1e-12 * np.abs(mean)
     return mean, np.where(constant, 1.0, deviation), constant
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, batch_of, positive_integer
-from sbi_physics.core.errors import UsageError
+from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.random import derive
 from sbi_physics.core.samples import Samples
@@ -108,7 +108,9 @@ def _sampled(posterior: Any, theta: Tensor, x: Rows, draws: int, seed: int) -> P
     values = as_tensor(result, "posterior draws", dtype=None).cpu()
     if values.shape[:-1] == (draws,) and len(theta) == 1:  # one observation comes without their axis
         values = values.unsqueeze(0)
-    values = batch_of(values, (draws, theta.shape[-1]), "posterior draws", minimum=len(theta))
+    batch_of(values, (draws, theta.shape[-1]), "posterior draws")
+    if len(values) != len(theta):
+        raise ShapeError(f"posterior draws: expected draws for {len(theta)} observations, got {len(values)}")
     return PosteriorDraws(theta, values, names)
 
 

@@ -10,6 +10,7 @@ $c\,N^{-a}(1 - 2^{-a})$.  Errors come from resampling the held-out pairs and the
 not rise significantly, or has too few points, the gain is taken from the straight line in ln n through the last two.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -193,8 +194,7 @@ def _curve(sizes: Array, found: Array, tolerance: float, seed: int, failed: int)
         weight = np.bincount(random.integers(0, test, test), minlength=test) / test
         means = found @ weight
         centre = means.mean(1, keepdims=True)
-        # With few repeats their resampled scatter is too small by this factor.
-        wider = centre + (means - centre) * np.sqrt(runs / max(runs - 1, 1))
+        wider = centre + (means - centre) * _small_sample_factor(runs)
         curves[b] = np.take_along_axis(wider, random.integers(0, runs, (count, runs)), 1).mean(1)
     mean, error = found.mean((1, 2)), curves.std(0, ddof=1)
     rise, rise_error = mean[-1] - mean, (curves[:, -1:] - curves).std(0, ddof=1)
@@ -219,6 +219,14 @@ def _curve(sizes: Array, found: Array, tolerance: float, seed: int, failed: int)
         tolerance,
         failed,
     )
+
+
+def _small_sample_factor(runs: int) -> float:
+    """How much too small the scatter of resampled repeats is on average: 1 / c4 of Student's distribution, and more."""
+    if runs < 2:
+        return 1.0
+    c4 = math.sqrt(2 / (runs - 1)) * math.exp(math.lgamma(runs / 2) - math.lgamma((runs - 1) / 2))
+    return math.sqrt(runs / (runs - 1)) / c4
 
 
 class _Law(NamedTuple):

@@ -202,8 +202,9 @@ def _checked(
     cloud = fit_cloud(rows[:half, there])
     everything = np.concatenate([asked[None], rows])[:, there]
     distance = cloud.distance(everything[[0, *range(1 + half, len(everything))]])
-    deviation = np.where(differs(everything, cloud.mean), (everything - cloud.mean) / cloud.deviation, 0.0)
-    deviation = np.where(cloud.constant & (deviation != 0), np.copysign(np.inf, deviation), deviation)
+    offset = everything - cloud.mean
+    impossible = np.where(differs(everything, cloud.mean), np.copysign(np.inf, offset), 0.0)
+    deviation = np.where(cloud.constant, impossible, offset / cloud.deviation)
     largest = np.nanmax(np.abs(deviation), axis=1)
     deviations = np.full(len(asked), np.nan)
     deviations[there] = deviation[0]

@@ -135,7 +135,7 @@ class Reach:
 
 def _typical(others: Tensor) -> float:
     """What 99 % of the simulations are within."""
-    return max(float(torch.quantile(others, 0.99)), 1e-300)
+    return max(float(torch.nanquantile(others, 0.99)), 1e-300)
 
 
 def residual_words(names: tuple[str, ...], residuals: Tensor) -> str:
@@ -194,7 +194,8 @@ def misspecification(
     asked = _numbers(observed, torch.arange(count_rows(observed)), features)
     found, others, residuals = _compared(part, rest, asked, neighbours)
     beyond = (others >= found[:, :, None]).sum(2).min(0)
-    p_values = torch.as_tensor(np.minimum(1.0, _MEASURES * (1 + beyond) / (1 + count)))
+    comparable = (~np.isnan(others[0])).sum(1)
+    p_values = torch.as_tensor(np.minimum(1.0, _MEASURES * (1 + beyond) / (1 + comparable)))
     return Reach(
         feature_names(known, width, features),
         *_tensors(found),
@@ -237,15 +238,18 @@ def _compared(part: Array, rest: Array, asked: Array, k: int) -> tuple[Array, Ar
         at, there = np.flatnonzero(which.reshape(-1) == i), ~missing
         members, rows = part[:, there], asked[at][:, there]
         cloud = fit_cloud(members, every[:, there])
-        typical = cloud.residuals(rest[:, there])
+        held = rest[:, there]
+        typical = cloud.residuals(held)
         # With more observables than simulations the shrunk covariance is too small for rows that it has not seen.
         scale = max(float(np.sqrt(np.mean(np.square(typical[np.isfinite(typical)])))), 1e-12)
         residuals[np.ix_(at, there)] = cloud.residuals(rows) / scale
         found[:, at] = _measures(cloud, rows, members, k, cloud.residuals(rows) / scale)
-        others[:, at] = _measures(cloud, rest[:, there], members, k, typical / scale)[:, None]
+        others[:, at] = _measures(cloud, held, members, k, typical / scale)[:, None]
+        # Simulations without any of the entries that the observation has say nothing.
+        others[:, at] = np.where(np.isnan(held).all(1), np.nan, others[:, at])
     return found, others, residuals
 
 
 def _measures(cloud: Cloud, rows: Array, members: Array, k: int, residuals: Array) -> Array:
-    largest = np.nanmax(np.abs(residuals), axis=1)
+    largest = np.abs(np.nan_to_num(residuals, nan=0.0, posinf=np.inf, neginf=-np.inf)).max(1)
     return np.stack([cloud.distance(rows), cloud.neighbour_distance(rows, members, k), largest])

@@ -21,7 +21,7 @@ def whitening(members: Array) -> tuple[Array, Array]:
     deviation = np.where(deviation > 0, deviation, 1.0)
     scaled = centred / deviation[:, None]
     count, dims = members.shape[1:]
-    correlation = np.einsum("nlp,nlq->npq", scaled, scaled) / (count + dims)
+    correlation = np.einsum("nlp,nlq->npq", scaled, scaled) / count / (1 + (dims / count) ** 2)
     correlation[:, np.arange(dims), np.arange(dims)] = 1.0
     return np.linalg.cholesky(correlation) * deviation[:, :, None], mean
 

@@ -85,7 +85,11 @@ def predictive(result: PredictiveCheck) -> Figure:
 
 
 def _statistics(axis: Axes, result: PredictiveCheck) -> None:
-    there = np.flatnonzero(np.isfinite(result.deviations.numpy()))
+    predicted = np.isfinite(result.replicated.numpy()).any(0)
+    there = np.flatnonzero(np.isfinite(result.deviations.numpy()) & predicted)
+    if not len(there):
+        axis.text(0.5, 0.5, "no statistic varies", ha="center")
+        return
     rows = result.replicated.numpy()[:, there]
     mean, deviation = np.nanmean(rows, 0), np.nanstd(rows, 0)
     standard = (rows - mean) / np.where(deviation > 0, deviation, 1.0)
@@ -93,7 +97,7 @@ def _statistics(axis: Axes, result: PredictiveCheck) -> None:
     low95, low68, high68, high95 = np.nanquantile(standard, [0.025, 0.16, 0.84, 0.975], axis=0)
     few = len(result.names) <= 40
     draw: dict[str, Any] = {"step": "mid", "linewidth": 0, "color": COLOURS[0]}
-    edge = np.concatenate([[there[0] - 0.5], there, [there[-1] + 0.5]]) if len(there) else there
+    edge = np.concatenate([[there[0] - 0.5], there, [there[-1] + 0.5]])
     for low, high, alpha, label in ((low95, high95, 0.18, "95 % predicted"), (low68, high68, 0.35, "68 %")):
         first, last = (np.pad(ends, 1, mode="edge") for ends in (low, high))
         axis.fill_between(edge, first, last, alpha=alpha, label=label, **draw)
@@ -103,7 +107,7 @@ def _statistics(axis: Axes, result: PredictiveCheck) -> None:
         height = found[np.flatnonzero(there == i)[0]]
         axis.plot([i], [height], "o", color=COLOURS[1], markersize=6)
         axis.annotate(result.names[i], (i, height), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    top = max(3.5, 1.15 * float(np.abs(found).max(initial=0.0)))
+    top = max(3.5, 1.15 * float(np.abs(found).max()))
     axis.set(ylabel="deviation [predictive sigma]", ylim=(-top, 1.25 * top), xlim=(-0.5, len(result.names) - 0.5))
     if len(result.names) <= _MOST_LABELS:
         axis.set_xticks(range(len(result.names)), result.names, rotation=30, ha="right", fontsize=8)
