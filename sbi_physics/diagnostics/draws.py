@@ -72,6 +72,8 @@ def posterior_draws(
         UsageError: the posterior gives weighted draws, or `failed` is another word.
     """
     truth, rows, left = select_valid(theta, x, failed=failed, missing=missing)
+    if truth.ndim != 2:
+        raise ShapeError(f"theta: expected shape (N, P), got {tuple(truth.shape)}")
     positive_integer(draws, "draws")
     size = _chunk(truth, rows, draws) if chunk is None else positive_integer(chunk, "chunk")
     parts: list[PosteriorDraws] = []

@@ -58,8 +58,10 @@ class EcdfBands:
         values = as_tensor(uniform, "uniform", dtype=torch.float64).cpu()
         if values.ndim == 0 or len(values) != self.n:
             raise ShapeError(f"uniform: expected {self.n} numbers, got shape {tuple(values.shape)}")
+        rows = values.reshape(self.n, -1).T.contiguous().sort(1).values
         # Not at z itself: a rank of k among L draws is one of the numbers from k / (L + 1) on.
-        return torch.stack([(values < z).double().mean(0) - z for z in self.z])
+        below = torch.searchsorted(rows, self.z.expand(len(rows), -1).contiguous())
+        return (below.double() / self.n - self.z).T.reshape(len(self.z), *values.shape[1:])
 
     def inside(self, difference: Tensor) -> Tensor:
         """Whether each curve ``(K, *)`` of differences stays in the band at all points: boolean ``(*,)``."""

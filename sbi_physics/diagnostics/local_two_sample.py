@@ -40,6 +40,7 @@ Classifier = Literal["kernel", "boosting"]
 
 _EXCHANGES = {"kernel": 999, "boosting": 99}
 _FEWEST_DRAWS = 10
+_MOST_ASKED = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,11 @@ def lc2st(
         raise UsageError(f"exchanges: expected at least {math.ceil(1 / level) - 1} for level {level:g}, got {wanted}")
     pairs = select_valid(theta, x, failed=failed, missing=missing)
     observed = observations(x_obs, pairs.x)
+    if count_rows(observed) * n > _MOST_ASKED:
+        raise UsageError(
+            f"x_obs: expected at most {_MOST_ASKED // n} observations with {n} draws each, got {count_rows(observed)}; "
+            "test them in parts"
+        )
     if len(pairs.theta) < 10:
         raise ShapeError(f"theta: expected at least 10 pairs, got {len(pairs.theta)}")
     options: dict[str, Any] = {"chunk": chunk, "missing": missing, "progress": progress}

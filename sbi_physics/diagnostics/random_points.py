@@ -110,16 +110,19 @@ class RandomPointCoverage:
                 f"calibrated about random points: p-value {self.p_value:.2g} over {len(self.credibility)} simulations"
             )
         if self.kind == "biased":
-            # The bias of one parameter shows, more weakly, in those that are correlated with it.
-            large = (self.bias.abs() >= max(0.5 * float(self.bias.abs().max()), _NOTICEABLE)).nonzero()[:, 0].tolist()
-            sides = [
-                f"{'below' if self.bias[i] > 0 else 'above'} the truth in {self.names[i]} "
-                f"({float(self.bias[i].abs()):.1f} sigma)"
-                for i in large
-            ]
-            return "biased: the posterior lies " + ", ".join(sides)
+            return "biased: the posterior lies " + " and ".join(self._sides())
         inside, error = (100 * float(v) for v in _share(self.credibility, torch.tensor([ONE_SIGMA]).double()))
         return f"{self.kind}: 68 % regions about random points cover {inside:.0f} ± {error:.0f} %"
+
+    def _sides(self) -> list[str]:
+        # The bias of one parameter shows, more weakly, in those that are correlated with it.
+        large = self.bias.abs() >= max(0.5 * float(self.bias.abs().max()), _NOTICEABLE)
+        sides = []
+        for side, there in (("above", self.bias < 0), ("below", self.bias > 0)):
+            found = (large & there).nonzero()[:, 0].tolist()
+            names = ", ".join(f"{self.names[i]} ({float(self.bias[i].abs()):.1f} sigma)" for i in found)
+            sides += [f"{side} the truth in {names}"] if found else []
+        return sides
 
 
 def tarp(
@@ -223,16 +226,17 @@ def _regions(draws: Tensor, truth: Tensor, references: Any, seed: int) -> _Regio
     given = None if isinstance(references, int | np.integer) else _checked_references(references, *truth.shape)
     count = positive_integer(references, "references") if given is None else given.shape[-2]
     n, dims = truth.shape
-    ranks = np.empty((n, draws.shape[1] + 1, count), dtype=np.int32)
+    members = draws.shape[1] + 1
+    ranks = np.empty((n, members, count), dtype=np.uint16 if members <= np.iinfo(np.uint16).max else np.int32)
     directions = np.empty((n, count, dims))
     for i, start in enumerate(range(0, n, _PAIRS_AT_ONCE)):
         block = slice(start, start + _PAIRS_AT_ONCE)
         random = numpy_generator(derive(seed, "references", i))
-        members = torch.cat([truth[block].unsqueeze(1), draws[block]], 1).numpy()
-        factor, mean = whitening(members)
-        white = whiten(members, factor, mean)
+        together = torch.cat([truth[block].unsqueeze(1), draws[block]], 1).numpy()
+        factor, mean = whitening(together)
+        white = whiten(together, factor, mean)
         if given is None:
-            points = _REFERENCE_WIDTH * random.standard_normal((len(members), count, dims))
+            points = _REFERENCE_WIDTH * random.standard_normal((len(together), count, dims))
         else:
             points = whiten(given[block] if given.ndim == 3 else given[None], factor, mean)
         ranks[block] = _ranks(white, points, random)
@@ -261,7 +265,7 @@ def _statistics(regions: _Regions, index: Array) -> Array:
     The distance between coverage and credibility; how far out the truth is; how near the ends; the bias of each
     parameter.
     """
-    ranks = regions.ranks[np.arange(len(index)), index].ravel()
+    ranks = regions.ranks[np.arange(len(index)), index].ravel().astype(np.int64)
     members = regions.ranks.shape[1]
     counts = np.bincount(ranks, minlength=members)
     distance = np.abs(counts.cumsum() / len(ranks) - np.arange(1, members + 1) / members).max()

@@ -76,10 +76,11 @@ class Reach:
     def outside(self) -> Tensor:
         """Which observations lie outside the training simulations: boolean ``(B,)``.
 
-        Where there are many observations for the held-out simulations, whatever lies beyond all of these is outside.
+        Where there are many observations for the held-out simulations, whatever lies beyond all of these is outside;
+        and so is, always, what differs where the simulations never vary.
         """
         smallest = _MEASURES / (1 + self.held_out_distance.shape[1])
-        return self.p_values <= max(self.level / len(self.p_values), smallest)
+        return (self.p_values <= max(self.level / len(self.p_values), smallest)) | torch.isinf(self.distance)
 
     @property
     def passed(self) -> bool:
@@ -217,7 +218,9 @@ def _held_out(n: int, held_out: int | None, level: float, neighbours: int) -> in
     fewest = math.ceil(_MEASURES / checked_level(level))
     count = min(n // 2, _MOST_HELD_OUT) if held_out is None else positive_integer(held_out, "held_out")
     if count < fewest:
-        raise UsageError(f"expected at least {fewest} simulations to hold out for level {level:g}, got {count} of {n}")
+        raise UsageError(
+            f"expected at least {fewest} simulations to hold out for level {level:g}, got {count}; raise the level"
+        )
     if n - count < max(positive_integer(neighbours, "neighbours"), 2):
         raise UsageError(f"held_out: expected at most {n - max(neighbours, 2)} of {n} simulations, got {count}")
     return count
@@ -241,7 +244,8 @@ def _compared(part: Array, rest: Array, asked: Array, k: int) -> tuple[Array, Ar
         held = rest[:, there]
         typical = cloud.residuals(held)
         # With more observables than simulations the shrunk covariance is too small for rows that it has not seen.
-        scale = max(float(np.sqrt(np.mean(np.square(typical[np.isfinite(typical)])))), 1e-12)
+        known = typical[np.isfinite(typical)]
+        scale = max(float(np.sqrt(np.square(known).sum() / max(known.size, 1))), 1e-12)
         residuals[np.ix_(at, there)] = cloud.residuals(rows) / scale
         found[:, at] = _measures(cloud, rows, members, k, cloud.residuals(rows) / scale)
         others[:, at] = _measures(cloud, held, members, k, typical / scale)[:, None]

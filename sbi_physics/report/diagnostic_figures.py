@@ -139,7 +139,7 @@ def reach(result: Reach) -> Figure:
             marks,
             label="held-out simulations",
             mark_labels=["the observation" if alone else f"observation {b}" for b in marked],
-            logarithmic=max(finite, default=0.0) > 3 * float(held_out[marked[0]].max()),
+            logarithmic=max(finite, default=0.0) > 3 * float(held_out[marked[0]].nan_to_num(nan=0.0).max()),
         )
         axis.set(xlabel=label)
     axes[0].set(ylabel="simulations")

@@ -38,6 +38,7 @@ def histogram_with_marks(
 ) -> None:
     """A histogram of what is expected, with vertical lines at what was found; lines at infinity stand at the edge."""
     expected, found = np.asarray(values, dtype=float), np.asarray(marks, dtype=float)
+    expected = expected[np.isfinite(expected)]
     known = np.concatenate([expected, found[np.isfinite(found)]])
     known = known[np.isfinite(known) & ((known > 0) | (not logarithmic))]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)

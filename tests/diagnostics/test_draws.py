@@ -90,5 +90,7 @@ def test_wrong_posteriors_are_named(gaussian, pairs):
         posterior_draws(Short(), *pairs(20))
     with pytest.raises(ShapeError, match="posterior draws"):
         posterior_draws(gaussian(dims=2), *pairs(20))
+    with pytest.raises(ShapeError, match=r"theta: expected shape \(N, P\), got \(20,\)"):
+        posterior_draws(gaussian(), pairs(20)[0][:, 0], pairs(20)[1])
     with pytest.raises(UsageError, match="chunk"):
         posterior_draws(gaussian(), *pairs(20), chunk=0)

@@ -16,8 +16,8 @@ def uniform(n, curves, seed=0):
 @pytest.mark.parametrize(("n", "points", "level"), [(100, 50, 0.05), (1000, 100, 0.05), (300, 20, 0.2)])
 def test_the_band_is_left_as_often_as_promised(n, points, level):
     band = ecdf_bands(n, points, level=level)
-    left = 1 - float(band.inside(band.difference(uniform(n, 4000))).double().mean())
-    error = math.sqrt(level / 4000)
+    left = 1 - float(band.inside(band.difference(uniform(n, 2000))).double().mean())
+    error = math.sqrt(level / 2000)
     assert 0.75 * level - 4 * error < left < level + 4 * error  # a little less: counts are whole
 
 

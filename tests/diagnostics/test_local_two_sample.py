@@ -125,6 +125,8 @@ def test_wrong_input_is_named(gaussian, pairs):
         lc2st(gaussian(), theta, x, X_OBS, draws=3)
     with pytest.raises(UsageError, match="n: expected at least 10"):
         lc2st(gaussian(), theta, x, X_OBS, n=5)
+    with pytest.raises(UsageError, match="x_obs: expected at most 13 observations with 10000 draws each, got 50"):
+        lc2st(gaussian(), theta, x, x, n=10_000)
     with pytest.raises(ShapeError, match="at least 10 pairs"):
         lc2st(gaussian(), theta[:9], x[:9], X_OBS)
     with pytest.raises(BudgetError, match=r"lc2st: 0 exchanges in 0 seconds, expected at least 99"):

@@ -118,6 +118,24 @@ def test_missing_entries_are_left_out():
     assert misspecification(x, several, failed="drop").outside.tolist() == [False, True, False]
 
 
+def test_entries_that_no_simulation_has_are_outside():
+    x = simulations(1000)
+    x[:, 2] = torch.nan
+    assert misspecification(x, torch.tensor([0.0, 0.0, torch.nan])).passed
+    assert not misspecification(x, torch.tensor([0.0, 0.0, 1.0])).passed
+    assert not misspecification(x, torch.tensor([torch.nan, torch.nan, 1.0])).passed
+
+
+def test_units_do_not_matter():
+    """Gravitational-wave strains beside Julian dates."""
+    units, zero = torch.tensor([1e-21, 1.0, 1.0], dtype=torch.float64), torch.tensor([0.0, 0.0, 2_454_833.0])
+    x, x_obs = simulations(1000).double(), torch.tensor([0.5, 0.1, 0.2], dtype=torch.float64)
+    plain, scaled = misspecification(x, x_obs), misspecification(x * units + zero, x_obs * units + zero)
+    torch.testing.assert_close(scaled.distance, plain.distance, rtol=1e-3, atol=0.0)
+    assert scaled.passed
+    assert not misspecification(x * units + zero, (x_obs + torch.tensor([20.0, 0.0, 0.0])) * units + zero).passed
+
+
 def test_dictionaries_and_features():
     x = {"spectrum": simulations(1000), "energy": torch.randn(1000, generator=torch.Generator().manual_seed(3))}
     x_obs = {"spectrum": torch.zeros(3), "energy": torch.tensor(9.0)}
@@ -149,7 +167,7 @@ def test_wrong_input_is_named():
     with pytest.raises(NonFiniteError, match="x_obs: expected numbers, or NaN for missing entries"):
         misspecification(x, torch.full((3,), torch.nan))
     with pytest.raises(
-        UsageError, match=r"expected at least 300 simulations to hold out for level 0\.01, got 50 of 100"
+        UsageError, match=r"expected at least 300 simulations to hold out for level 0\.01, got 50; raise the level"
     ):
         misspecification(x[:100], torch.zeros(3))
     with pytest.raises(UsageError, match="held_out: expected at most 995 of 1000"):
