@@ -124,8 +124,8 @@ def predictive_check(
     """Compare an observation with data simulated at draws of its posterior.
 
     Args:
-        posterior_or_samples: has ``sample(n, x_obs, seed=...)``; or draws for this observation, `Samples` or ``(m,
-            P)``.
+        posterior_or_samples: has ``sample(n, x_obs, seed=...)``; or draws for this observation, `Samples` or
+            ``(m, P)``.
         simulator: ``simulator(theta, seed=...)`` gives x ``(n, *x_shape)``, or a dictionary of such.
         x_obs: one observation; NaN marks a missing entry, which is left out.
         n: simulations.
@@ -205,7 +205,7 @@ def _checked(
     offset = everything - cloud.mean
     impossible = np.where(differs(everything, cloud.mean), np.copysign(np.inf, offset), 0.0)
     deviation = np.where(cloud.constant, impossible, offset / cloud.deviation)
-    largest = np.nanmax(np.abs(deviation), axis=1)
+    largest = np.nan_to_num(np.abs(deviation), nan=0.0, posinf=np.inf).max(1)
     deviations = np.full(len(asked), np.nan)
     deviations[there] = deviation[0]
     p_values = torch.as_tensor(np.where(there, _two_sided(rows, asked), np.nan))

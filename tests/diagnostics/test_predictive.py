@@ -146,3 +146,13 @@ def test_wrong_input_is_named():
         predictive_check(DRAWS, lambda t, seed: line(t, seed) / (t[:, :1] > 1.05), X_OBS)
     with pytest.raises(ShapeError, match="statistics: expected one row for each of 1000 simulations, got 20"):
         predictive_check(DRAWS, line, X_OBS, statistics=lambda x: x.mean(0))
+
+
+def test_simulations_without_any_observed_entry():
+    def simulator(theta, seed):
+        x = line(theta, seed)
+        x[::4, :10] = torch.nan
+        return x
+
+    x_obs = torch.where(torch.arange(20) < 10, X_OBS, torch.nan)
+    assert predictive_check(DRAWS, simulator, x_obs, missing=True).passed
