@@ -1,15 +1,7 @@
 """Floor 1: pure functions of tensors and callables that say how far to trust a result."""
 
-from sbi_physics.diagnostics.calibration import (
-    Calibration,
-    Coverage,
-    coverage,
-    expected_coverage,
-    highest_density_coverage,
-    sbc,
-    sbc_from_samples,
-    sbc_ranks,
-)
+from sbi_physics.diagnostics.calibration import Calibration, sbc, sbc_from_samples, sbc_ranks
+from sbi_physics.diagnostics.calibration_report import CalibrationReport, calibrate
 from sbi_physics.diagnostics.chains import (
     ChainReport,
     autocorrelation_time,
@@ -17,26 +9,51 @@ from sbi_physics.diagnostics.chains import (
     chain_report,
     split_r_hat,
 )
+from sbi_physics.diagnostics.draws import PosteriorDraws, posterior_draws
+from sbi_physics.diagnostics.ecdf import EcdfBands, ecdf_bands
+from sbi_physics.diagnostics.learning import LearningCurve, learning_curve
+from sbi_physics.diagnostics.local_two_sample import LocalTest, lc2st
+from sbi_physics.diagnostics.predictive import PredictiveCheck, predictive_check
+from sbi_physics.diagnostics.random_points import RandomPointCoverage, tarp, tarp_from_samples
+from sbi_physics.diagnostics.reach import Reach, misspecification
+from sbi_physics.diagnostics.regions import Coverage, coverage, expected_coverage, highest_density_coverage
 from sbi_physics.diagnostics.two_sample import c2st
 from sbi_physics.diagnostics.weights import effective_sample_size, importance_efficiency, pareto_k, pareto_smooth
 
 __all__ = [
     "Calibration",
+    "CalibrationReport",
     "ChainReport",
     "Coverage",
+    "EcdfBands",
+    "LearningCurve",
+    "LocalTest",
+    "PosteriorDraws",
+    "PredictiveCheck",
+    "RandomPointCoverage",
+    "Reach",
     "autocorrelation_time",
     "bulk_effective_sample_size",
     "c2st",
+    "calibrate",
     "chain_report",
     "coverage",
+    "ecdf_bands",
     "effective_sample_size",
     "expected_coverage",
     "highest_density_coverage",
     "importance_efficiency",
+    "lc2st",
+    "learning_curve",
+    "misspecification",
     "pareto_k",
     "pareto_smooth",
+    "posterior_draws",
+    "predictive_check",
     "sbc",
     "sbc_from_samples",
     "sbc_ranks",
     "split_r_hat",
+    "tarp",
+    "tarp_from_samples",
 ]

@@ -1,7 +1,7 @@
-"""Every picture of the package is a function in this file: data in, a matplotlib `Figure` out.
+"""Pictures of posteriors and of training: data in, a matplotlib `Figure` out.
 
-Matplotlib and corner are imported here and nowhere else.  Colours are Wong's colour-blind safe set (Nature Methods 8,
-441, 2011).
+Those of calibration are in `calibration_figures`, those of the other checks in `diagnostic_figures`.  Matplotlib and
+corner are imported in this folder and nowhere else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,11 @@ from matplotlib.lines import Line2D
 from sbi_physics.core.checks import as_tensor, finite
 from sbi_physics.core.errors import StoreError, UsageError
 from sbi_physics.core.samples import Samples
-from sbi_physics.diagnostics.calibration import Calibration, Coverage
+from sbi_physics.report.calibration_figures import calibration
+from sbi_physics.report.style import COLOURS
 
 __all__ = ["calibration", "corner", "curve", "losses", "save_figure"]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_RANK_BINS = 20
 _ENDINGS = (".png", ".pdf", ".svg")
 
 
@@ -148,52 +147,6 @@ def curve(
         axes[1].axhline(0, color=COLOURS[0], linewidth=1)
         axes[1].set(ylabel="residual")
     axes[-1].set(xlabel=x_label)
-    return figure
-
-
-def calibration(result: Calibration, expected: Coverage | None = None) -> Figure:
-    """Draw rank histograms with their 99 % band, one panel a parameter, and the expected coverage in the last.
-
-    Args:
-        result: of `diagnostics.sbc`.
-        expected: of `diagnostics.coverage`, or None.
-    """
-    from scipy.stats import binom
-
-    panels = len(result.names) + (expected is not None)
-    columns = min(3, panels)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    n = len(result.ranks)
-    band = binom.ppf([0.005, 0.995], n, 1 / _RANK_BINS)
-    for i, name in enumerate(result.names):
-        axes[i].axhspan(*band, color="0.85", label="99 % if calibrated")
-        shares = (result.ranks[:, i].numpy() + 0.5) / (result.draws + 1)
-        axes[i].hist(shares, bins=_RANK_BINS, range=(0, 1), color=COLOURS[0], alpha=0.75)
-        axes[i].set(title=f"{name}: {result.kinds[i]}", xlabel="rank of the truth", ylabel="simulations", xlim=(0, 1))
-        if i == 0:
-            axes[i].set_ylim(0, 1.25 * axes[i].get_ylim()[1])
-            axes[i].legend(frameon=False, fontsize=8, loc="upper right")
-    if expected is not None:
-        axis = axes[len(result.names)]
-        levels = expected.levels.numpy()
-        axis.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
-        for k, name in enumerate(expected.names):
-            colour = COLOURS[k % len(COLOURS)]
-            axis.errorbar(
-                levels, expected.coverage[:, k], expected.error[:, k], label=name, color=colour, linewidth=1.1
-            )
-        axis.set(
-            title="expected coverage",
-            xlabel="credibility",
-            ylabel="share that holds the truth",
-            xlim=(0, 1),
-            ylim=(0, 1),
-        )
-        axis.legend(frameon=False, fontsize=8)
-    for axis in axes[panels:]:
-        axis.axis("off")
     return figure
 
 

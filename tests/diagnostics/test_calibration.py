@@ -179,7 +179,9 @@ def test_wrong_input_is_named():
     with pytest.raises(UsageError, match="levels"):
         expected_coverage(samples, theta, levels=[0.5, 1.0])
     x[2, 1] = torch.nan
-    with pytest.raises(NonFiniteError, match=r"x: expected finite numbers.*leave failed simulations out"):
+    with pytest.raises(
+        NonFiniteError, match=r"x: expected finite numbers, but 1 of 20 rows failed.*failed=\"drop\" leaves"
+    ):
         sbc(GaussianPosterior(), theta, x)
     with pytest.raises(NonFiniteError, match="samples: expected finite"):
         sbc_from_samples(samples * torch.nan, theta)

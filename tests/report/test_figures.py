@@ -86,8 +86,8 @@ def test_curve(tmp_path):
 def test_calibration(dims, tmp_path):
     samples, truth = torch.randn(100, 64, dims), torch.randn(100, dims)
     ranks = sbc_from_samples(samples, truth, NAMES[:dims])
-    check(calibration(ranks), tmp_path / "ranks.png", dims)
-    check(calibration(ranks, expected_coverage(samples, truth, NAMES[:dims])), tmp_path / "both.png", dims + 1)
+    check(calibration(ranks), tmp_path / "ranks.png", dims + 1)
+    check(calibration(ranks, expected_coverage(samples, truth, NAMES[:dims])), tmp_path / "both.png", dims + 2)
 
 
 def test_losses(tmp_path):
