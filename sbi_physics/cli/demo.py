@@ -31,7 +31,8 @@ def demo(
     import sbi_physics as sp
     from sbi_physics.cli.comparison import comparison_table, write_comparison
     from sbi_physics.posterior.compare import compare
-    from sbi_physics.report.figures import calibration, losses, save_figure
+    from sbi_physics.report.calibration_figures import calibration
+    from sbi_physics.report.figures import losses, save_figure
     from sbi_physics.simulation.resolve import resolve_simulator
     from sbi_physics.train.config import TrainConfig
 
@@ -50,9 +51,8 @@ def demo(
         posterior.save(out / "posterior.safetensors")
     with _timed("calibrate", seconds, output):
         theta, x = fresh.training_set()
-        ranks = sp.diagnostics.sbc(posterior, theta, x, seed=seed)
-        expected = sp.diagnostics.coverage(posterior, theta, x, seed=seed)
-        save_figure(calibration(ranks, expected), out / "calibration.png")
+        report = sp.diagnostics.calibrate(posterior, theta, x, seed=seed, progress=output.progress)
+        save_figure(calibration(report), out / "calibration.png")
     with _timed("compare", seconds, output):
         comparison = compare(posterior, simulator, simulator.observed, seed=seed, progress=output.progress)
 
@@ -65,12 +65,13 @@ def demo(
         seconds=seconds,
         simulations=SIMULATIONS,
         seed=seed,
-        calibration=list(ranks.verdicts),
-        coverage=expected.verdict,
+        calibration=list(report.sbc.verdicts),
+        coverage=report.coverage.verdict,
+        random_points=report.tarp.verdict,
         minimum_masses=_minimum_masses(simulator, comparison.samples["corrected"]),
     )
     table = comparison_table(comparison, output)
-    output.result(f"{table}\ncalibration: {ranks.verdict}\nwritten to {out}/", path=str(out), **comparison.to_dict())
+    output.result(f"{table}\ncalibration: {report.verdict}\nwritten to {out}/", path=str(out), **comparison.to_dict())
 
 
 class _timed:

@@ -1,5 +1,6 @@
 """`sbi-physics posterior fit|sample|check|compare`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,22 @@ from sbi_physics.cli.common import (
 
 __all__ = ["app"]
 
+
+class Method(StrEnum):
+    """What is learned."""
+
+    NPE = "npe"
+    NLE = "nle"
+    NRE = "nre"
+
+
+class Failed(StrEnum):
+    """What to do where simulations failed."""
+
+    REFUSE = "refuse"
+    CORRECT = "correct"
+
+
 app = typer.Typer(help="Neural posterior estimation.", no_args_is_help=True)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A posterior file.")]
@@ -30,8 +47,18 @@ ObservationOption = Annotated[
 def fit(
     simulations: Annotated[Path, typer.Argument(help="An HDF5 file of simulations.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Posterior file to write (safetensors).")],
-    model: Annotated[str, typer.Option(help="nsf, maf, maf-spline or nsf-box.")] = "nsf",
-    ensemble: Annotated[int, typer.Option(help="Flows whose mixture is the posterior.")] = 1,
+    method: Annotated[Method, typer.Option(help="Learn the posterior, the likelihood or the ratio.")] = Method.NPE,
+    model: Annotated[
+        str | None, typer.Option(help="Of the density: nsf, maf, maf-spline, nsf-box, mixture, flow-matching, score.")
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(help="Encoder of observations: residual, gru, lstm, deep-set, conv1d, ...; not for nle."),
+    ] = None,
+    ensemble: Annotated[int, typer.Option(help="Flows whose mixture is the density; not for nre.")] = 1,
+    failed: Annotated[
+        Failed, typer.Option(help="Where simulations failed: refuse, or correct for it.")
+    ] = Failed.REFUSE,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data at most.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Budget for training.")] = None,
     seed: SeedOption = 0,
@@ -47,20 +74,35 @@ def fit(
     check_writable(out)
     store = sp.Simulations.open(simulations)
     chosen: dict[str, Any] = {"epochs": epochs, "max_seconds": max_seconds}
-    config = TrainConfig(**{key: value for key, value in chosen.items() if value is not None})
-    estimator = sp.NPE(store.parameters, model, device=device, ensemble=ensemble, config=config)
-    posterior = estimator.fit(store, seed=seed, progress=output.progress)
+    config = {"config": TrainConfig(**given)} if (given := _given(chosen)) else {}
+    how = _given({"model": model, "embedding": embedding, "ensemble": ensemble if ensemble != 1 else None})
+    if method is Method.NRE and "ensemble" in how:
+        raise sp.UsageError("--ensemble: a ratio has none; use --method npe or nle")
+    estimator = {Method.NPE: sp.NPE, Method.NLE: sp.NLE, Method.NRE: sp.NRE}[method]
+    posterior = estimator(store.parameters, device=device, **how, **config).fit(
+        store, failed=failed.value, seed=seed, progress=output.progress
+    )
     posterior.save(out)
     training = posterior.provenance["training"]
+    found = posterior.provenance
+    quality = {key: found[key] for key in ("validation_log_prob", "validation_loss") if key in found}
+    words = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in quality.items())
     output.result(
-        f"{out}: trained on {posterior.provenance['simulations']} simulations in {training['seconds']:.1f} s, "
-        f"{len(training['train_loss'])} epochs, held-out log-density {posterior.provenance['validation_log_prob']:.3f}",
+        f"{out}: trained on {found['simulations']} simulations in {training['seconds']:.1f} s, "
+        f"{len(training['train_loss'])} epochs, {words}",
         path=str(out),
-        simulations=posterior.provenance["simulations"],
+        method=method.value,
+        simulations=found["simulations"],
+        failed=found["failed"],
         seconds=training["seconds"],
         epochs=len(training["train_loss"]),
-        validation_log_prob=posterior.provenance["validation_log_prob"],
+        **quality,
     )
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {key: value for key, value in options.items() if value is not None}
 
 
 @app.command("sample")
@@ -117,25 +159,34 @@ def check(
     """Check the calibration of a posterior on fresh simulations."""
     import sbi_physics as sp
     from sbi_physics.posterior.data import training_pairs
+    from sbi_physics.posterior.encoding import accepts_missing
 
     output = Output(json, quiet)
     posterior = sp.load(model, device=device)
-    pairs = training_pairs(posterior.parameters, simulations, failed="correct")
-    theta, x = pairs.theta, pairs.x
-    result = sp.diagnostics.sbc(posterior, theta[:most], x[:most], draws=draws, seed=seed)
-    expected = sp.diagnostics.coverage(posterior, theta[:most], x[:most], draws=draws, seed=seed)
+    encoder = posterior.encoder
+    pairs = training_pairs(posterior.parameters, simulations, failed="correct", encoder=encoder)
+    theta, x = pairs.theta[:most], pairs.x[:most]
+    report = sp.diagnostics.calibrate(
+        posterior, theta, x, draws=draws, seed=seed, missing=accepts_missing(encoder), progress=output.progress
+    )
     if plot is not None:
-        from sbi_physics.report.figures import calibration, save_figure
+        from sbi_physics.report.calibration_figures import calibration
+        from sbi_physics.report.figures import save_figure
 
-        save_figure(calibration(result, expected), plot)
+        save_figure(calibration(report), plot)
+    ranks = report.sbc
+    lines = [*ranks.verdicts, f"coverage: {report.coverage.verdict}", f"random points: {report.tarp.verdict}"]
     output.result(
-        "\n".join([*result.verdicts, f"coverage: {expected.verdict}"]),
-        passed=result.passed and expected.passed,
-        verdicts=list(result.verdicts),
-        coverage_verdict=expected.verdict,
-        p_values=dict(zip(result.names, result.p_values.tolist(), strict=True)),
-        coverage_68=dict(zip(result.names, result.coverage_68.tolist(), strict=True)),
-        simulations=len(result.ranks),
+        "\n".join(lines),
+        passed=report.passed,
+        verdict=report.verdict,
+        verdicts=list(ranks.verdicts),
+        coverage_verdict=report.coverage.verdict,
+        tarp_verdict=report.tarp.verdict,
+        p_values=dict(zip(ranks.names, ranks.p_values.tolist(), strict=True)),
+        coverage_68=dict(zip(ranks.names, ranks.coverage_68.tolist(), strict=True)),
+        simulations=len(ranks.ranks),
+        failed=pairs.failed,
     )
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from sbi_physics.core.checks import as_tensor, batch_of, finite, known_keys, same_length
 from sbi_physics.core.errors import NonFiniteError, ShapeError, SimulationError, UsageError
 from sbi_physics.core.parameters import Parameters
-from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packing_of, usable_rows
+from sbi_physics.core.validity import valid_rows
+from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packing_of
 from sbi_physics.store.layout import Status
 from sbi_physics.store.simulations import Simulations
 
@@ -95,7 +96,7 @@ def training_pairs(
     theta = batch_of(finite(as_tensor(theta_or_store, label), label), (len(parameters),), label)
     values = _observables(x, encoder, where)
     same_length(theta=theta, x=values)
-    success = usable_rows(values, missing=accepts_missing(encoder))
+    success = valid_rows(values, missing=accepts_missing(encoder))
     success = success if gave is None else success & gave
     if failed == "refuse" and not bool(success.all()):
         raise (SimulationError if stored else NonFiniteError)(f"{where or 'x: '}{_refusal(success)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sbi_physics.core.checks import as_tensor
 from sbi_physics.core.errors import UsageError
@@ -16,7 +16,7 @@ from sbi_physics.models.embedding.named import NamedEncoders
 from sbi_physics.models.embedding.packing import Packing
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["EncoderChoice", "accepts_missing", "check_embedding", "choose_encoder", "packing_of", "usable_rows"]
+__all__ = ["EncoderChoice", "accepts_missing", "check_embedding", "choose_encoder", "packing_of"]
 
 EncoderChoice: TypeAlias = nn.Module | None
 
@@ -77,11 +77,3 @@ def accepts_missing(encoder: EncoderChoice) -> bool:
 def packing_of(encoder: EncoderChoice) -> Packing | None:
     """How named observations are packed, if they are named."""
     return encoder.packing if isinstance(encoder, NamedEncoders) else None
-
-
-def usable_rows(x: Tensor, *, missing: bool) -> Tensor:
-    """Whether each row of x ``(n, *x_shape)`` can be used: all of it finite, or with NaN only where data may miss."""
-    flat = x.flatten(1)
-    if not missing:
-        return torch.isfinite(flat).all(1)
-    return ~torch.isinf(flat).any(1) & ~torch.isnan(flat).all(1)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, finite
 from sbi_physics.core.errors import ShapeError, UsageError
-from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packing_of, usable_rows
+from sbi_physics.core.validity import valid_rows
+from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packing_of
 
 __all__ = ["Observation", "read_observation"]
 
@@ -70,7 +71,7 @@ def read_observation(
     elif not (x.ndim == len(shape) + 1 and tuple(x.shape[1:]) == shape and len(x)):
         wanted = ", ".join(map(str, shape))
         raise ShapeError(f"x_obs: expected shape ({wanted}) or (B, {wanted}), got {tuple(x.shape)}")
-    if not (accepts_missing(encoder) and bool(usable_rows(x, missing=True).all())):
+    if not (accepts_missing(encoder) and bool(valid_rows(x, missing=True).all())):
         finite(x, "x_obs", _REPAIR)
     if iid and len(x) > 1 and not joined:
         raise ShapeError(

@@ -21,7 +21,7 @@ def test_from_simulations_to_a_comparison(result, tmp_path):
     assert made == {"path": str(simulations), "simulations": 600, "status": counts}
 
     fitted = result("posterior", "fit", simulations, "-o", model, "--model", "maf", "--epochs", 2)
-    assert set(fitted) == {"path", "simulations", "seconds", "epochs", "validation_log_prob"}
+    assert set(fitted) == {"path", "method", "simulations", "failed", "seconds", "epochs", "validation_log_prob"}
     assert (fitted["simulations"], fitted["epochs"]) == (600, 2)
 
     x.write_text("x\n" + "0.1\n" * 10)
@@ -38,7 +38,8 @@ def test_from_simulations_to_a_comparison(result, tmp_path):
     result("simulate", "gaussian_linear", "-n", 40, "-o", fresh, "--seed", 1, "--workers", 1)
     checked = result("posterior", "check", model, fresh, "--draws", 32, "--plot", tmp_path / "cal.pdf")
     assert set(checked) == {
-        *("passed", "verdicts", "coverage_verdict", "p_values", "coverage_68", "simulations"),
+        *("passed", "verdict", "verdicts", "coverage_verdict", "tarp_verdict", "p_values", "coverage_68"),
+        *("simulations", "failed"),
     }
     assert checked["simulations"] == 40
     assert len(checked["verdicts"]) == 10

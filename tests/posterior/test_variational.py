@@ -68,7 +68,7 @@ def test_an_impossible_observation_ends_at_once(gaussian):
     def impossible(theta, x):
         return torch.full(theta.shape[:-1], -torch.inf, dtype=torch.float64)
 
-    with pytest.raises(sp.ConvergenceError, match="zero at all of 10000 draws of the prior: .* impossible"):
+    with pytest.raises(sp.ConvergenceError, match=r"zero at all of 10000 draws of the prior: .* impossible"):
         sp.VI(gaussian.parameters, impossible).fit(X_OBS, progress=False)
 
 
