@@ -183,7 +183,9 @@ class Posterior(ABC):
 
     def _points(self, theta: Any, observation: Observation) -> Tensor:
         """Check theta ``(*, P)`` against the observations."""
-        rows = finite(as_tensor(theta, "theta"), "theta").to(self.device)
+        # Not as_tensor, which cuts theta off from what it was computed from: a likelihood is differentiated.
+        rows = theta.to(torch.float32) if isinstance(theta, Tensor) else as_tensor(theta, "theta")
+        rows = finite(rows, "theta").to(self.device)
         self.parameters.check_width(rows)
         count, dims = len(observation.x), len(self.parameters)
         if observation.batched and rows.ndim > 1 and rows.shape[-2] not in (1, count):
