@@ -87,6 +87,31 @@ class Samples:
         weights = None if self.log_weights is None else self.log_weights[b]
         return replace(self, values=self.values[b], log_weights=weights)
 
+    def select(self, names: str | Sequence[str]) -> "Samples":
+        """The draws of some parameters, in the order given: their marginal distribution.
+
+        Nothing else is needed to be rid of nuisance parameters: draws of all parameters, looked at in the columns of
+        interest alone, are draws of the distribution that is integrated over the others.  Weights, cost and
+        diagnostics stay.
+
+        Raises:
+            UsageError: a name is not known or comes twice, or there is none.
+        """
+        chosen = [names] if isinstance(names, str) else list(names)
+        for name in chosen:
+            if name not in self.names:
+                raise UsageError(f"parameter: expected one of {', '.join(self.names)}; got {name!r}")
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise UsageError(f"names: expected one or more different parameters, got {chosen}")
+        index = [self.names.index(name) for name in chosen]
+        return replace(
+            self,
+            values=self.values[..., index],
+            names=tuple(chosen),
+            units=tuple(self.units[i] for i in index),
+            labels=tuple(self.labels[i] for i in index),
+        )
+
     @property
     def weights(self) -> Tensor:
         """Weights that sum to one over the draws, float64: ``(n,)`` or ``(B, n)``."""
