@@ -20,7 +20,7 @@ from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.scaling import Standardise, Whiten
 
-__all__ = ["ConditionalDensity"]
+__all__ = ["ConditionalDensity", "rows_of"]
 
 _MOST_WHITENED = 512
 
@@ -183,6 +183,11 @@ class ConditionalDensity(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Shapes, for `print`."""
         return f"event_shape={tuple(self.event_shape)}, context_shape={tuple(self.context_shape)}"
+
+
+def rows_of(summary: Tensor | None, rows: slice) -> Tensor | None:
+    """Some rows of the summaries ``(n, C)``; one row for all, or None, stays as it is."""
+    return summary if summary is None or len(summary) == 1 else summary[rows]
 
 
 def _as_rows(context: Tensor, batch: torch.Size) -> Tensor:

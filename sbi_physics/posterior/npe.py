@@ -19,8 +19,15 @@ from sbi_physics.core.checks import positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
-from sbi_physics.models.build import CUSTOM, Architecture, build_density
-from sbi_physics.models.flows.build import BOX, FLOWS
+from sbi_physics.models.build import (
+    CUSTOM,
+    MODELS,
+    Architecture,
+    build_density,
+    known_models,
+    training_settings,
+)
+from sbi_physics.models.flows.build import BOX
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.posterior.data import training_pairs
 from sbi_physics.posterior.posterior import Posterior
@@ -60,8 +67,8 @@ class NPE:
         **options: Any,
     ) -> None:
         self.parameters = Parameters.from_prior(prior)
-        if not isinstance(model, Flow) and model not in FLOWS:
-            raise UsageError(f"model: expected one of {', '.join(FLOWS)} or an nflows Flow, got {model!r}")
+        if not isinstance(model, Flow) and model not in known_models():
+            raise UsageError(f"model: expected one of {', '.join(known_models())} or an nflows Flow, got {model!r}")
         if isinstance(model, Flow) and options:
             raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
         if embedding is not None and not isinstance(embedding, nn.Module):
@@ -72,8 +79,10 @@ class NPE:
         if isinstance(model, Flow) and ensemble != 1:
             raise UsageError("ensemble: copies of a flow of your own would start equal and stay so; name a flow")
         self.ensemble = positive_integer(ensemble, "ensemble")
+        if model in MODELS and ensemble != 1:
+            raise UsageError(f"ensemble: only flows come in ensembles, got {ensemble} of the model {model!r}")
         self.device = resolve_device(device)
-        self.config = config or TrainConfig()
+        self.config = config or TrainConfig(**(training_settings(model) if isinstance(model, str) else {}))
         self.engine = check_engine(engine)
 
     def fit(
