@@ -1,24 +1,87 @@
-"""Build a conditional density from its description, the same way when it is trained and when it is read from a file."""
+"""Build a conditional density from its description, the same way when it is trained and when it is read from a file.
 
+Beside the flows (`models.flows.build`) there are:
+
+=================  =========================================  =====================================================
+name               what it is                                 strong at
+=================  =========================================  =====================================================
+``mixture``        a mixture of Gaussians                     exact and fast both ways; a few smooth modes
+``flow-matching``  an ordinary differential equation, learned separated modes and sharp edges; draws cost some 100
+                   along straight paths                       evaluations of a network, densities D times more
+``score``          the same, learned at noise levels that     as above
+                   bound the density
+=================  =========================================  =====================================================
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from nflows.flows.base import Flow
 from torch import Tensor, nn
 
+from sbi_physics.core.checks import known_keys
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.diffusion.density import OBJECTIVES, DiffusionDensity
 from sbi_physics.models.embedding.build import build_encoder
 from sbi_physics.models.embedding.encoder import Encoder
-from sbi_physics.models.flows.build import build_flow
+from sbi_physics.models.flows.build import FLOWS, build_flow
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
+from sbi_physics.models.mixture import MixtureDensity
 from sbi_physics.models.scaling import Scaling
 
-__all__ = ["Architecture", "build_density", "build_embedding", "context_width", "describe_embedding"]
+__all__ = [
+    "CUSTOM",
+    "MODELS",
+    "Architecture",
+    "build_density",
+    "build_embedding",
+    "context_width",
+    "describe_embedding",
+    "known_models",
+    "training_settings",
+]
 
 CUSTOM = "custom"
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model that is no flow.
+
+    Attributes:
+        make: called with event and context shape, and by name with what `build_density` hands on and the options.
+        options: their names.
+        training: settings of the training loop that differ from its defaults.
+    """
+
+    make: Callable[..., ConditionalDensity]
+    options: tuple[str, ...]
+    training: dict[str, Any]
+
+
+_DIFFUSION: dict[str, Any] = {
+    "options": ("hidden_features", "blocks", "steps"),
+    "training": {"epochs": 150, "batch_size": 512, "learning_rate": 5e-3, "ema": 0.995, "patience": 50},
+}
+MODELS: dict[str, _Model] = {
+    "mixture": _Model(MixtureDensity, ("components", "hidden_features", "blocks"), {}),
+    **{name: _Model(partial(DiffusionDensity, objective=name), **_DIFFUSION) for name in OBJECTIVES},
+}
+
+
+def known_models() -> tuple[str, ...]:
+    """The names of all models."""
+    return (*FLOWS, *MODELS)
+
+
+def training_settings(model: str) -> dict[str, Any]:
+    """The settings of the training loop in which a model differs from the defaults of the loop."""
+    return dict(MODELS[model].training) if model in MODELS else {}
 
 
 @dataclass(frozen=True)
@@ -26,10 +89,10 @@ class Architecture:
     """What is needed to build a model again.
 
     Attributes:
-        model: the name of a flow or of another kind of model, or ``"custom"`` for a flow that the user handed in.
+        model: one of `known_models` or another kind of model, or ``"custom"`` for a flow that the user handed in.
         event_shape: ``(D,)``.
         context_shape: the shape of one context, or None.
-        options: of the flow.
+        options: of the model.
         embedding: whether the user handed in an embedding network; of an `Encoder` its description.
         members: flows of the ensemble; 1 for a single flow.
         x_shape: the shape of one observation where it is not the context.
@@ -100,14 +163,18 @@ def build_density(
         engine: how the flow is run.
 
     Raises:
-        UsageError: a network that the architecture needs was not handed in.
+        UsageError: a network that the architecture needs was not handed in, or the architecture asks for what there is
+            not: an unknown model or option, or an ensemble of something else than flows.
         ShapeError: the embedding network does not give ``(n, C)``.
     """
     embedding = build_embedding(architecture, embedding)
     if architecture.model == CUSTOM and flow is None:
         raise UsageError("flow: this model was trained with a flow of your own; hand in one of the same structure")
+    if architecture.model in MODELS:
+        return _build_other(architecture, bounds, embedding)
     whole: Flow | FlowEnsemble
     if flow is None:
+        known_keys([architecture.model], known_models(), "model")
         width = context_width(architecture.context_shape, embedding)
         members = [
             build_flow(architecture.model, architecture.event_shape[0], width, **architecture.options)
@@ -148,6 +215,22 @@ def describe_embedding(embedding: nn.Module | None) -> bool | dict[str, Any]:
 
 def _embedding(description: Any) -> bool | dict[str, Any]:
     return dict(description) if isinstance(description, dict) else bool(description)
+
+
+def _build_other(architecture: Architecture, bounds: Tensor, embedding: nn.Module | None) -> ConditionalDensity:
+    """Build a model that is no flow."""
+    name, model = architecture.model, MODELS[architecture.model]
+    if architecture.members != 1:
+        raise UsageError(f"ensemble: only flows come in ensembles, got {architecture.members} of the model {name!r}")
+    known_keys(list(architecture.options), model.options, f"option of the model {name!r}")
+    return model.make(
+        architecture.event_shape,
+        architecture.context_shape,
+        context_features=context_width(architecture.context_shape, embedding),
+        bounds=bounds,
+        embedding=embedding,
+        **architecture.options,
+    )
 
 
 def context_width(context_shape: tuple[int, ...] | None, embedding: nn.Module | None) -> int | None:

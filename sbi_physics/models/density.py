@@ -22,7 +22,7 @@ from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.embedding.scaling import context_scaling_for
 from sbi_physics.models.scaling import Scaling, Standardise
 
-__all__ = ["ConditionalDensity"]
+__all__ = ["ConditionalDensity", "rows_of"]
 
 
 class ConditionalDensity(nn.Module, ABC):
@@ -189,6 +189,11 @@ class ConditionalDensity(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Shapes, for `print`."""
         return f"event_shape={tuple(self.event_shape)}, context_shape={tuple(self.context_shape)}"
+
+
+def rows_of(summary: Tensor | None, rows: slice) -> Tensor | None:
+    """Some rows of the summaries ``(n, C)``; one row for all, or None, stays as it is."""
+    return summary if summary is None or len(summary) == 1 else summary[rows]
 
 
 def _as_rows(context: Tensor, batch: torch.Size) -> Tensor:

@@ -62,7 +62,7 @@ class RatioEstimator(nn.Module):
         self.x_scaling = context_scaling_for(self.x_shape, embedding)
         self.embedding = embedding if embedding is not None else nn.Flatten()
         features = self.x_shape.numel() if width is None else width
-        self.classifier = ResidualNetwork(len(bounds) + features, 1, hidden_features, blocks)
+        self.classifier = ResidualNetwork(len(bounds) + features, 1, hidden_features=hidden_features, blocks=blocks)
 
     @property
     def device(self) -> torch.device:

@@ -24,7 +24,7 @@ class SuccessProbability(nn.Module):
     def __init__(self, bounds: Tensor) -> None:
         super().__init__()
         self.scaling = ParameterScaling(bounds)
-        self.network = ResidualNetwork(len(bounds), 1)
+        self.network = ResidualNetwork(len(bounds), 1, hidden_features=64, blocks=2)
 
     def fit_scaling(self, theta: Tensor) -> "SuccessProbability":
         """Learn the scaling from theta ``(n, P)``."""

@@ -16,7 +16,7 @@ from sbi_physics.models.embedding.named import NamedEncoders
 from sbi_physics.models.embedding.packing import Packing
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["EncoderChoice", "accepts_missing", "check_embedding", "choose_encoder", "packing_of"]
+__all__ = ["FLAT", "EncoderChoice", "accepts_missing", "check_embedding", "choose_encoder", "packing_of"]
 
 EncoderChoice: TypeAlias = nn.Module | None
 

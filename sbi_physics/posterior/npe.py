@@ -18,12 +18,20 @@ from sbi_physics.core.checks import positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
-from sbi_physics.models.build import CUSTOM, Architecture, build_density, describe_embedding
-from sbi_physics.models.flows.build import BOX, FLOWS
+from sbi_physics.models.build import (
+    CUSTOM,
+    MODELS,
+    Architecture,
+    build_density,
+    describe_embedding,
+    known_models,
+    training_settings,
+)
+from sbi_physics.models.flows.build import BOX
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.posterior.data import Failed, training_pairs
 from sbi_physics.posterior.direct import DirectPosterior
-from sbi_physics.posterior.encoding import check_embedding, choose_encoder
+from sbi_physics.posterior.encoding import FLAT, check_embedding, choose_encoder
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.density import train_density
 
@@ -39,7 +47,7 @@ class NPE:
             `nflows.flows.Flow` over P features whose context is what the embedding gives; `fit` trains a copy of it.
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
-            ``(n, *x_shape)`` to ``(n, C)``; None takes ``"residual"``, and ``"flat"`` is without any.
+            ``(n, *x_shape)`` to ``(n, C)``; None takes ``"residual"`` for flows; ``"flat"`` is without any.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         ensemble: k flows whose mixture is the posterior: a better fit where data are few, and
             wider where the flows disagree (`train.density`).
@@ -62,18 +70,24 @@ class NPE:
         **options: Any,
     ) -> None:
         self.parameters = Parameters.from_prior(prior)
-        if not isinstance(model, Flow) and model not in FLOWS:
-            raise UsageError(f"model: expected one of {', '.join(FLOWS)} or an nflows Flow, got {model!r}")
+        if not isinstance(model, Flow) and model not in known_models():
+            raise UsageError(f"model: expected one of {', '.join(known_models())} or an nflows Flow, got {model!r}")
         if isinstance(model, Flow) and options:
             raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
         if model == BOX:
             options = _box_options(self.parameters, options)
+        if embedding is None and (isinstance(model, Flow) or model in MODELS):
+            # A flow of the user's own has a context as wide as its maker decided; models that are no flows have
+            # residual blocks for the context themselves.
+            embedding = FLAT
         self.model, self.embedding, self.options = model, check_embedding(embedding), options
         if isinstance(model, Flow) and ensemble != 1:
             raise UsageError("ensemble: copies of a flow of your own would start equal and stay so; name a flow")
         self.ensemble = positive_integer(ensemble, "ensemble")
+        if model in MODELS and ensemble != 1:
+            raise UsageError(f"ensemble: only flows come in ensembles, got {ensemble} of the model {model!r}")
         self.device = resolve_device(device)
-        self.config = config or TrainConfig()
+        self.config = config or TrainConfig(**(training_settings(model) if isinstance(model, str) else {}))
         self.engine = check_engine(engine)
 
     def fit(
@@ -104,9 +118,8 @@ class NPE:
             TrainingError: the loss is not finite.
         """
         began = time.monotonic()
-        own = isinstance(self.model, Flow)  # whose context is as wide as its maker decided
         with seeded(derive(check_seed(seed), "encoder")):
-            embedding = None if own and self.embedding is None else choose_encoder(self.embedding, theta_or_store, x)
+            embedding = choose_encoder(self.embedding, theta_or_store, x)
         pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
         theta, values = pairs.theta, pairs.x
         # Copies: what was trained before with these networks stays as it is.

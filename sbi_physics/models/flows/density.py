@@ -5,7 +5,7 @@ from nflows.distributions.normal import StandardNormal
 from nflows.flows.base import Flow
 from torch import Tensor, nn
 
-from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.density import ConditionalDensity, rows_of
 from sbi_physics.models.flows.box import UniformBox
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.flows.ensemble import FlowEnsemble, add_gradient, from_noise, log_prob, training_log_prob
@@ -72,7 +72,7 @@ class FlowDensity(ConditionalDensity):
         parts = []
         for start in range(0, max(len(encoded), 1), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            parts.append(log_prob(self.flow, encoded[part], _part(summary, part), engine=self.engine))
+            parts.append(log_prob(self.flow, encoded[part], rows_of(summary, part), engine=self.engine))
         return torch.cat(parts)
 
     def _draw(self, n: int, summary: Tensor | None, *, densities: bool) -> tuple[Tensor, Tensor | None]:
@@ -81,7 +81,7 @@ class FlowDensity(ConditionalDensity):
         for start in range(0, n, _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
             chosen = None if member is None else member[part]
-            event, density = from_noise(self.flow, noise[part], _part(summary, part), chosen, engine=self.engine)
+            event, density = from_noise(self.flow, noise[part], rows_of(summary, part), chosen, engine=self.engine)
             events.append(event)
             log_probs.append(density)
         return torch.cat(events), torch.cat(log_probs)
@@ -101,7 +101,3 @@ class FlowDensity(ConditionalDensity):
 def _first(flow: Flow | FlowEnsemble) -> Flow:
     """The flow, or the first of an ensemble: what all members have in common is read from it."""
     return flow.members()[0] if isinstance(flow, FlowEnsemble) else flow
-
-
-def _part(context: Tensor | None, rows: slice) -> Tensor | None:
-    return context if context is None or len(context) == 1 else context[rows]

@@ -1,0 +1,61 @@
+"""The network of a diffusion model: the velocity of noisy events at an angle, given a context."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sbi_physics.models.residual import ResidualNetwork
+
+__all__ = ["SMALLEST_ANGLE", "VelocityNetwork"]
+
+# What the network can tell apart; in standardised coordinates nothing finer than this is learned.
+SMALLEST_ANGLE = 1e-3
+_FREQUENCIES = 8
+
+
+class VelocityNetwork(nn.Module):
+    """A residual network of noisy events, whose blocks are told the angle and the context; zero at the start.
+
+    The angle enters as the logarithm of its tangent, the ratio of noise to signal, and as Fourier features of that.
+    What a context says is computed apart from the angle: for many draws at one context, once.
+
+    Args:
+        features: D.
+        context_features: C; None for a network without a context.
+        hidden_features: width of all hidden layers.
+        blocks: residual blocks of the events, and of the context.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, context_features: int | None, *, hidden_features: int, blocks: int) -> None:
+        super().__init__()
+        width = hidden_features
+        self.events = ResidualNetwork(
+            features, features, hidden_features=width, blocks=blocks, condition_features=width
+        )
+        self.angle = nn.Sequential(nn.Linear(2 * _FREQUENCIES + 1, width), nn.SiLU(), nn.Linear(width, width))
+        self.context = None
+        if context_features is not None:
+            self.context = ResidualNetwork(
+                context_features, width, hidden_features=width, blocks=blocks, zero_start=False
+            )
+        self.register_buffer("frequencies", 0.5 * math.pi * torch.arange(1, _FREQUENCIES + 1), persistent=False)
+
+    def describe(self, summary: Tensor | None) -> Tensor | None:
+        """What the network makes of summaries ``(n, C)``: ``(n, H)``."""
+        return None if self.context is None else self.context(summary)
+
+    def forward(self, events: Tensor, angles: Tensor, description: Tensor | None) -> Tensor:
+        """The velocity ``(n, D)`` of noisy events ``(n, D)``; angles and descriptions have n rows, or one for all."""
+        return self.events(events, self.condition(angles, description))
+
+    def condition(self, angles: Tensor, description: Tensor | None) -> Tensor:
+        """What the blocks are told at angles ``(n,)``, given the descriptions ``(n, H)``: ``(n, H)``."""
+        log_ratio = angles.clamp(SMALLEST_ANGLE, 0.5 * math.pi - SMALLEST_ANGLE).tan().log().unsqueeze(-1)
+        level = log_ratio / -math.log(SMALLEST_ANGLE)
+        phases = level * self.frequencies
+        condition = self.angle(torch.cat([level, phases.cos(), phases.sin()], -1))
+        return F.silu(condition if description is None else condition + description)
