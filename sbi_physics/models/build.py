@@ -217,7 +217,7 @@ def _embedding(description: Any) -> bool | dict[str, Any]:
     return dict(description) if isinstance(description, dict) else bool(description)
 
 
-def _build_other(architecture: Architecture, bounds: Tensor, embedding: nn.Module | None) -> ConditionalDensity:
+def _build_other(architecture: Architecture, bounds: Tensor | None, embedding: nn.Module | None) -> ConditionalDensity:
     """Build a model that is no flow."""
     name, model = architecture.model, MODELS[architecture.model]
     if architecture.members != 1:

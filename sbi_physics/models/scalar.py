@@ -53,7 +53,7 @@ class ScalarDistribution(nn.Module):
         self.register_buffer("known", bounds.float())
         self.register_buffer("pairs", torch.triu_indices(dims, dims), persistent=False)
         inputs, outputs = dims + dims * (dims + 1) // 2, 2 + spline_parameters(_BINS)
-        self.network = ResidualNetwork(inputs, outputs, hidden_features, blocks)
+        self.network = ResidualNetwork(inputs, outputs, hidden_features=hidden_features, blocks=blocks)
 
     def fit_scaling(self, theta: Tensor, value: Tensor) -> "ScalarDistribution":
         """Learn the scaling of theta ``(N, P)`` and the ranks of the values ``(N,)``."""
