@@ -77,6 +77,11 @@ class LikelihoodPosterior(Posterior):
         return replace(self, sampler=options)
 
     @property
+    def likelihood(self) -> LearnedLikelihood | RatioEstimator:
+        """What was learned of the simulations that succeeded."""
+        return cast(LikelihoodModel, self.model).likelihood
+
+    @property
     def encoder(self) -> nn.Module | None:
         """What observations go through first: of a ratio its embedding."""
         likelihood = cast(LikelihoodModel, self.model).likelihood

@@ -8,11 +8,12 @@ observation afterwards; the prior must be the one that theta was drawn from.
 import copy
 import math
 import time
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import torch
 from nflows.flows.base import Flow
+from torch import Tensor
 
 from sbi_physics.core.checks import positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
@@ -27,15 +28,23 @@ from sbi_physics.models.build import (
     known_models,
     training_settings,
 )
+from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.embedding.residual import ResidualEncoder
 from sbi_physics.models.flows.build import BOX
 from sbi_physics.models.flows.engines import check_engine
-from sbi_physics.posterior.data import Failed, training_pairs
+from sbi_physics.posterior.augmentation import Proposal, synthetic_pairs, worth_trying
+from sbi_physics.posterior.data import Failed, TrainingPairs, training_pairs
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.encoding import FLAT, check_embedding, choose_encoder
-from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.density import train_density
+from sbi_physics.train.split import held_out_rows
 
 __all__ = ["NPE"]
+
+
+_Fitted: TypeAlias = tuple[ConditionalDensity, TrainingRecord]
+"""A density, and how its training went."""
 
 
 class NPE:
@@ -53,6 +62,9 @@ class NPE:
             wider where the flows disagree (`train.density`).
         config: settings of the training loop.
         engine: how flows are run: ``"auto"``, ``"compiled"``, ``"fused"`` or ``"eager"`` (`models.flows.engines`).
+        augment: whether to train on draws of a learned likelihood, too, where that makes the fit to simulations held
+            out better (`posterior.augmentation`); ``"auto"`` tries it with up to 20,000 simulations of up to 20
+            observables that are plain numbers.
         **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
             The circular dimensions of ``"nsf-box"`` are the periodic parameters, unless stated.
     """
@@ -67,8 +79,12 @@ class NPE:
         ensemble: int = 1,
         config: TrainConfig | None = None,
         engine: str = "auto",
+        augment: bool | Literal["auto"] = "auto",
         **options: Any,
     ) -> None:
+        if augment not in (True, False, "auto"):
+            raise UsageError(f"augment: expected True, False or 'auto', got {augment!r}")
+        self.augment = augment
         self.parameters = Parameters.from_prior(prior)
         if not isinstance(model, Flow) and model not in known_models():
             raise UsageError(f"model: expected one of {', '.join(known_models())} or an nflows Flow, got {model!r}")
@@ -117,46 +133,129 @@ class NPE:
             ShapeError, NonFiniteError, SupportError, SimulationError, StoreError, UsageError: the data do not fit.
             TrainingError: the loss is not finite.
         """
+        return self._fit(
+            theta_or_store,
+            x,
+            weights=weights,
+            failed=failed,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+
+    def _fit(
+        self,
+        theta_or_store: Any,
+        x: Any,
+        *,
+        proposal: Proposal | None = None,
+        weights: Any = None,
+        failed: Failed,
+        seed: int,
+        checkpoint: str | None = None,
+        progress: bool,
+    ) -> DirectPosterior:
+        """As `fit`; the proposal draws theta like those of the simulations, None where that is the prior."""
         began = time.monotonic()
         with seeded(derive(check_seed(seed), "encoder")):
             embedding = choose_encoder(self.embedding, theta_or_store, x)
         pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
-        theta, values = pairs.theta, pairs.x
-        # Copies: what was trained before with these networks stays as it is.
-        flow = copy.deepcopy(self.model) if isinstance(self.model, Flow) else None
-        architecture = Architecture(
-            CUSTOM if flow is not None else str(self.model),
-            (len(self.parameters),),
-            tuple(values.shape[1:]),
-            self.options,
-            describe_embedding(embedding),
-            self.ensemble,
-        )
-        with seeded(derive(seed, "weights")):
-            density = build_density(
-                architecture, bounds=self.parameters.bounds, flow=flow, embedding=embedding, engine=self.engine
-            ).fit_scaling(theta, values)
-        density.to(self.device)
-        encoded, ladj = density.encode(theta.to(self.device))
-        record = train_density(
-            density,
-            [encoded.detach(), density.context_scaling(values.to(self.device)).detach()],
-            weights=pairs.weights(weights),
-            config=self.config,
-            seed=derive(seed, "train"),
-            checkpoint=checkpoint,
-            progress=progress,
-            description="training the posterior",
-        )
+        fit = _Fit(self, pairs, embedding, seed, progress)
+        density, record = fit.plain(pairs.weights(weights), checkpoint)
+        augmented = self._augments(pairs, weights, isinstance(embedding, ResidualEncoder))
+        if augmented:
+            other, its = fit.augmented(proposal, checkpoint)
+            # Both have the same scaling and hold out the same simulations.
+            augmented = its.best_validation_loss < record.best_validation_loss
+            density, record = (other, its) if augmented else (density, record)
+        _, ladj = density.encode(pairs.theta.to(self.device))
         provenance = {
             "simulations": len(pairs.success),
             "failed": pairs.failed,
+            "augmented": augmented,
             "seed": seed,
             "training": replace(record, seconds=time.monotonic() - began).to_dict(),
             # In nats per event in the units of theta, up to the share of events held out.
             "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
         }
-        return DirectPosterior(self.parameters, density, architecture, provenance)
+        return DirectPosterior(self.parameters, density, fit.architecture, provenance)
+
+    def _augments(self, pairs: TrainingPairs, weights: Any, plain_numbers: bool) -> bool:
+        """Whether to try a fit with draws of a learned likelihood."""
+        # Synthetic simulations have no weights, and none of them fails.
+        possible = weights is None and not pairs.failed
+        if self.augment is True and not possible:
+            raise UsageError("augment: expected simulations without weights and without failures")
+        wanted = plain_numbers and self.config.max_seconds is None and worth_trying(pairs.x)
+        return possible and (wanted if self.augment == "auto" else bool(self.augment))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The trainings of one fit, on the same simulations with the same ones held out."""
+
+    npe: NPE
+    pairs: TrainingPairs
+    embedding: Any
+    seed: int
+    progress: bool
+
+    @property
+    def architecture(self) -> Architecture:
+        npe = self.npe
+        return Architecture(
+            CUSTOM if isinstance(npe.model, Flow) else npe.model,
+            (len(npe.parameters),),
+            tuple(self.pairs.x.shape[1:]),
+            npe.options,
+            describe_embedding(self.embedding),
+            npe.ensemble,
+        )
+
+    def plain(self, weights: Tensor | None, checkpoint: str | None) -> _Fitted:
+        """Train on the simulations."""
+        density = self._density()
+        data = self._encoded(density, self.pairs.theta, self.pairs.x)
+        return density, self._train(density, data, weights=weights, checkpoint=checkpoint, config=self.npe.config)
+
+    def augmented(self, proposal: Proposal | None, checkpoint: str | None) -> _Fitted:
+        """Train on the simulations and on draws of their learned likelihood."""
+        theta, x, npe = self.pairs.theta, self.pairs.x, self.npe
+        rows, held_out = held_out_rows(len(theta), npe.config.validation_fraction, derive(self.seed, "train"))
+        synthetic = synthetic_pairs(
+            npe.parameters,
+            theta[rows],
+            x[rows],
+            proposal,
+            config=npe.config,
+            device=npe.device,
+            seed=derive(self.seed, "augment"),
+            progress=self.progress,
+        )
+        density = self._density()
+        data = self._encoded(density, torch.cat([theta[rows], synthetic.theta]), torch.cat([x[rows], synthetic.x]))
+        validation = self._encoded(density, theta[held_out], x[held_out])
+        path = None if checkpoint is None else f"{checkpoint}.augmented"
+        return density, self._train(density, data, validation=validation, checkpoint=path, config=synthetic.config)
+
+    def _density(self) -> ConditionalDensity:
+        npe, embedding = self.npe, copy.deepcopy(self.embedding)
+        # Copies: what was trained before with these networks stays as it is.
+        flow = copy.deepcopy(npe.model) if isinstance(npe.model, Flow) else None
+        with seeded(derive(self.seed, "weights")):
+            density = build_density(
+                self.architecture, bounds=npe.parameters.bounds, flow=flow, embedding=embedding, engine=npe.engine
+            ).fit_scaling(self.pairs.theta, self.pairs.x)
+        return density.to(npe.device)
+
+    def _encoded(self, density: ConditionalDensity, theta: Tensor, x: Tensor) -> list[Tensor]:
+        encoded, _ = density.encode(theta.to(self.npe.device))
+        return [encoded.detach(), density.context_scaling(x.to(self.npe.device)).detach()]
+
+    def _train(self, density: ConditionalDensity, data: list[Tensor], **options: Any) -> TrainingRecord:
+        description = "training the posterior" + (", augmented" if "validation" in options else "")
+        options |= {"seed": derive(self.seed, "train"), "progress": self.progress, "description": description}
+        return train_density(density, data, **options)
 
 
 def _box_options(parameters: Parameters, options: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,12 @@ It is not for other observations, which is why the result is tied to this one.
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from nflows.flows.base import Flow
+from torch import Tensor
 
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import UsageError
@@ -122,10 +124,20 @@ class TSNPE:
             past = (
                 (new.theta, new.x) if past is None else (torch.cat([past[0], new.theta]), torch.cat([past[1], new.x]))
             )
-            posterior = self.estimator.fit(*past, seed=derive(seed, "train", i), progress=progress)
+            posterior = self.estimator._fit(
+                *past,
+                proposal=partial(_propose, prior),
+                failed="refuse",
+                seed=derive(seed, "train", i),
+                progress=progress,
+            )
             told.append({"simulations": size, "share_of_prior": share, "seconds": time.monotonic() - began})
             if i + 1 == count or (max_seconds is not None and time.monotonic() - began > max_seconds):
                 break
             prior = prior.cut(posterior, epsilon, derive(seed, "cut", i))
         provenance = {**posterior.provenance, "rounds": told}
         return DirectPosterior(self.parameters, posterior.model, posterior.architecture, provenance, prior.x_obs)
+
+
+def _propose(prior: TruncatedPrior, n: int, seed: int) -> Tensor:
+    return prior.sample(n, seed=seed)[0]

@@ -34,6 +34,7 @@ def train_density(
     data: list[Tensor],
     *,
     weights: Tensor | None = None,
+    validation: list[Tensor] | None = None,
     config: TrainConfig | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -48,6 +49,7 @@ def train_density(
             was still improving, the rate falls as a cosine, whatever the schedule.
         data: encoded events ``(N, D)`` and, if conditional, scaled contexts ``(N, *context_shape)``.
         weights: ``(N,)``, as `train.loop.train` takes them; so for the rest.
+        validation: encoded events and scaled contexts to validate on; None holds a share of `data` out.
         config: settings.
         seed: of the split, the shuffles and the dropout.
         checkpoint: a file from which an interrupted run goes on exactly.
@@ -59,7 +61,7 @@ def train_density(
     """
     config = config or TrainConfig()
     settings: dict[str, Any] = {"gradient": density.add_gradient, "graphed": density.graphable}
-    settings |= {"weights": weights, "seed": seed, "progress": progress}
+    settings |= {"weights": weights, "validation": validation, "seed": seed, "progress": progress}
     ensemble = density.flow if isinstance(density, FlowDensity) else None
     if not isinstance(ensemble, FlowEnsemble):
         settings |= {"config": config, "checkpoint": checkpoint, "description": description}

@@ -56,6 +56,7 @@ def train(
     copies: int = 1,
     steps_before: int = 0,
     weights: Tensor | None = None,
+    validation: Sequence[Tensor] | None = None,
     config: TrainConfig | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -77,6 +78,7 @@ def train(
         steps_before: steps of an earlier training that the model comes from; the running average of the weights goes
             on from there, where that of a new model soon forgets how it began.
         weights: ``(N,)`` weights of the events, with a positive sum.
+        validation: tensors like `data` to validate on; None holds a share of `data` out.
         config: settings.
         seed: of the split, the shuffles and the dropout.
         checkpoint: a file that is written as training goes and from which an interrupted run goes on exactly.
@@ -98,7 +100,7 @@ def train(
     if not parameters:
         raise UsageError("model: expected parameters to train, got none")
     device = parameters[0].device
-    split = split_events(data, weights, config, seed, device)
+    split = split_events(data, weights, config, seed, device, validation)
     path = Path(checkpoint) if checkpoint is not None else None
     identity = {**identity_of(model, split, config, seed), "copies": copies} if path else {}
     processes = Processes.found(device)

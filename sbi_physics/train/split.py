@@ -13,7 +13,7 @@ from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import derive, seeded
 from sbi_physics.train.config import TrainConfig
 
-__all__ = ["Split", "identity_of", "split_events"]
+__all__ = ["Split", "held_out_rows", "identity_of", "split_events"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,27 @@ class Split:
     validation_weights: Tensor | None
 
 
+def held_out_rows(events: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows to train on and those held out, in random order."""
+    held_out = min(max(1, round(events * share)), events - 1)
+    with seeded(derive(seed, "split")):
+        order = torch.randperm(events)
+    return order[held_out:], order[:held_out]
+
+
 def split_events(
-    data: Sequence[Tensor], weights: Tensor | None, config: TrainConfig, seed: int, device: torch.device
+    data: Sequence[Tensor],
+    weights: Tensor | None,
+    config: TrainConfig,
+    seed: int,
+    device: torch.device,
+    validation: Sequence[Tensor] | None = None,
 ) -> Split:
-    """Hold a share of the events out for validation.
+    """Hold a share of the events out for validation, unless others are there for it.
 
     Raises:
-        UsageError: there is nothing to train on, or the weights of a part have no positive sum.
+        UsageError: there is nothing to train on, the weights of a part have no positive sum, or there are weights and
+            no split to be made.
         ShapeError: fewer than two events, or tensors of unequal length.
     """
     if not data:
@@ -41,10 +55,12 @@ def split_events(
     events = len(data[0])
     if events < 2:
         raise ShapeError(f"data: expected at least 2 events, got {events}")
-    held_out = min(max(1, round(events * config.validation_fraction)), events - 1)
-    with seeded(derive(seed, "split")):
-        order = torch.randperm(events)
-    rows, validation_rows = order[held_out:], order[:held_out]
+    if validation is not None:
+        if weights is not None:
+            raise UsageError("weights: expected None beside validation events of their own")
+        same_length(**{f"validation tensor {i}": tensor for i, tensor in enumerate(validation)})
+        return Split([t.to(device) for t in data], [t.to(device) for t in validation], None, None)
+    rows, validation_rows = held_out_rows(events, config.validation_fraction, seed)
     on_device = [tensor.to(device) for tensor in data]
     parts = [[t[r.to(device)] for t in on_device] for r in (rows, validation_rows)]
     if weights is None:

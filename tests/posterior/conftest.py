@@ -8,7 +8,7 @@ from simulators.gaussian_linear import GaussianLinear, GaussianLinearUniform
 @pytest.fixture(scope="session")
 def quick():
     """A small network and a short training: what is tested is how a posterior is used, not how good it is."""
-    return {"transforms": 1, "hidden_features": 8, "blocks": 1, "config": TrainConfig(epochs=1)}
+    return {"transforms": 1, "hidden_features": 8, "blocks": 1, "config": TrainConfig(epochs=1), "augment": False}
 
 
 @pytest.fixture(scope="session")

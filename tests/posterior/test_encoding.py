@@ -10,7 +10,7 @@ from sbi_physics.train.config import TrainConfig
 from simulators.oscillator import DampedOscillator
 
 SMALL = {"config": TrainConfig(epochs=1)}
-FLOW = {**SMALL, "transforms": 1, "hidden_features": 8, "blocks": 1}
+FLOW = {**SMALL, "transforms": 1, "hidden_features": 8, "blocks": 1, "augment": False}
 
 
 @pytest.fixture(scope="module")
