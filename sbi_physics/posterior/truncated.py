@@ -3,7 +3,8 @@
 The region is where the learned posterior density is above a threshold, the eps-quantile of its values at its own draws:
 it holds a share 1 - eps of the posterior, and often a tiny share of the prior.  It is drawn from by rejection from the
 prior; where that is hopeless, draws of the learned posterior inside the region are taken in proportion to prior over
-posterior (sampling-importance-resampling).
+posterior (sampling-importance-resampling), and moved within the region along the differences of one another
+(differential evolution: ter Braak and Vrugt 2008) until its edges, where the posterior seldom draws, are full, too.
 """
 
 import math
@@ -15,7 +16,7 @@ from torch import Tensor
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ConvergenceError
 from sbi_physics.core.parameters import Parameters
-from sbi_physics.core.random import derive, numpy_generator
+from sbi_physics.core.random import derive, numpy_generator, seeded
 from sbi_physics.posterior.posterior import Posterior
 
 __all__ = ["TruncatedPrior"]
@@ -24,6 +25,7 @@ _DRAWS = 10_000
 _MOST_PRIOR_DRAWS = 4_000_000
 _ROWS = 100_000
 _OVERSAMPLING = 50
+_MOVES = 30
 
 
 @dataclass(frozen=True)
@@ -92,4 +94,20 @@ class TruncatedPrior:
             )
         share = (weights / weights.sum()).numpy()
         rows = numpy_generator(derive(seed, "choice")).choice(len(theta), n, replace=False, p=share)
-        return theta[torch.as_tensor(rows)]
+        return self._moved(theta[torch.as_tensor(rows)], derive(seed, "move"))
+
+    def _moved(self, theta: Tensor, seed: int) -> Tensor:
+        """Metropolis steps of all rows ``(n, P)`` that leave the truncated prior as it is."""
+        n, dims = theta.shape
+        density = self.parameters.log_prob(theta.double())
+        with seeded(seed):
+            for step in range(_MOVES):
+                # A full difference now and then leads from one mode to another.
+                scale = 1.0 if step % 5 == 4 else 2.38 / math.sqrt(2 * dims)
+                difference = theta[torch.randint(n, (n,))] - theta[torch.randint(n, (n,))]
+                candidate = theta + scale * difference * (1 + 0.05 * torch.randn(n, 1))
+                new = self.parameters.log_prob(candidate.double())
+                accept = (torch.rand(n).double().log() < new - density) & self.within(candidate).cpu()
+                theta = torch.where(accept.unsqueeze(-1), candidate, theta)
+                density = torch.where(accept, new, density)
+        return theta

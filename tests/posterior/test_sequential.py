@@ -60,7 +60,7 @@ def test_same_seed_same_bytes(narrow):
     assert not torch.equal(first.sample(5).values, other.sample(5).values)
 
 
-def test_a_region_too_small_for_rejection_is_resampled(posterior, narrow, monkeypatch):
+def test_a_region_too_small_for_rejection_is_resampled(posterior, narrow):
     prior = TruncatedPrior(narrow.parameters, X_OBS.unsqueeze(0)).cut(posterior, 1e-3, seed=6)
     rejected, share = prior.sample(2000, seed=7)
     resampled = prior._resampled(2000, seed=8)

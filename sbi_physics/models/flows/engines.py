@@ -81,7 +81,7 @@ def add_gradient(
 def from_noise(flow: Flow, noise: Tensor, context: Tensor | None, *, engine: str = "auto") -> tuple[Tensor, Tensor]:
     """Events ``(n, D)`` from noise of the base distribution, with their log-densities ``(n,)``."""
     fast = _fast(flow, noise, engine)
-    if isinstance(fast, NativeFlow) or (fast is not None and not torch.is_grad_enabled()):
+    if fast is not None and not torch.is_grad_enabled():
         events, ladj = fast.inverse(noise, context)
     else:
         context = _rows(flow, context, len(noise))
