@@ -64,16 +64,78 @@ class _Amortised:
         return self.posterior.sample(n, x_obs, seed=seed).values
 
 
-def _npe(check: Callable[[Any], None] = lambda simulator: None, **settings: Any) -> Method:
+def _amortised(
+    estimator: Callable[..., Any], check: Callable[[Any], None] = lambda simulator: None, **settings: Any
+) -> Method:
     def fit(simulator: Any, simulations: int, seed: int, progress: bool) -> Sampler:
         check(simulator)
         theta, x = sp.simulate(simulator, simulations, seed=seed, progress=progress).training_set()
         began = time.monotonic()
-        posterior = sp.NPE(simulator.parameters, **settings).fit(theta, x, seed=seed, progress=progress)
+        posterior = estimator(simulator.parameters, **settings).fit(theta, x, seed=seed, progress=progress)
         seconds = time.monotonic() - began
-        fresh = sp.simulate(simulator, HELD_OUT, seed=seed + 1000, progress=progress).training_set()
-        held_out = float(posterior.log_prob(*fresh).double().mean())
+        # The density of a likelihood or a ratio is known up to the evidence.
+        held_out = _held_out(posterior, simulator, seed, progress) if estimator is sp.NPE else None
         return _Amortised(posterior, seconds, simulations, held_out)
+
+    return fit
+
+
+def _held_out(posterior: sp.Posterior, simulator: Any, seed: int, progress: bool) -> float:
+    fresh = sp.simulate(simulator, HELD_OUT, seed=seed + 1000, progress=progress).training_set()
+    return float(posterior.log_prob(*fresh).double().mean())
+
+
+@dataclass
+class _Points(_Amortised):
+    """A likelihood of single points, of which an observation holds several."""
+
+    points: int = 1
+
+    def sample(self, x_obs: Tensor, n: int, seed: int) -> Tensor:
+        return self.posterior.sample(n, x_obs.reshape(self.points, -1), iid=True, seed=seed).values
+
+
+def _points(points: dict[str, int], **settings: Any) -> Method:
+    def fit(simulator: Any, simulations: int, seed: int, progress: bool) -> Sampler:
+        k = points.get(simulator.name)
+        if k is None:
+            raise NotForThisTaskError("its observations are not several points")
+        theta, x = sp.simulate(simulator, simulations, seed=seed, progress=progress).training_set()
+        began = time.monotonic()
+        pairs = theta.repeat_interleave(k, 0), x.reshape(len(x) * k, -1)
+        posterior = sp.NLE(simulator.parameters, **settings).fit(*pairs, seed=seed, progress=progress)
+        return _Points(posterior, time.monotonic() - began, simulations, None, points=k)
+
+    return fit
+
+
+@dataclass
+class _Sequential:
+    """Truncated sequential estimation, anew for each observation."""
+
+    simulator: Any
+    simulations: int
+    settings: dict[str, Any]
+    seed: int
+    progress: bool
+    training_seconds: float = 0.0
+    simulator_calls: int = 0
+    held_out: float | None = None
+    amortised: bool = False
+
+    def sample(self, x_obs: Tensor, n: int, seed: int) -> Tensor:
+        began = time.monotonic()
+        posterior = sp.TSNPE(self.simulator.parameters, **self.settings).fit(
+            self.simulator, x_obs, simulations=self.simulations, seed=self.seed, progress=self.progress
+        )
+        self.training_seconds += time.monotonic() - began
+        self.simulator_calls += self.simulations
+        return posterior.sample(n, seed=seed).values
+
+
+def _sequential(**settings: Any) -> Method:
+    def fit(simulator: Any, simulations: int, seed: int, progress: bool) -> Sampler:
+        return _Sequential(simulator, simulations, settings, seed, progress)
 
     return fit
 
@@ -84,8 +146,17 @@ def _needs_bounds(simulator: Any) -> None:
 
 
 METHODS: dict[str, Method] = {
-    "npe": _npe(),
-    "npe-ensemble": _npe(ensemble=8),
-    "npe-box": _npe(_needs_bounds, model="nsf-box"),
-    "npe-maf": _npe(model="maf"),
+    "npe": _amortised(sp.NPE),
+    "npe-plain": _amortised(sp.NPE, augment=False),
+    "npe-ensemble": _amortised(sp.NPE, ensemble=8),
+    "npe-box": _amortised(sp.NPE, _needs_bounds, model="nsf-box"),
+    "npe-maf": _amortised(sp.NPE, model="maf"),
+    "npe-mixture": _amortised(sp.NPE, model="mixture"),
+    "npe-flow-matching": _amortised(sp.NPE, model="flow-matching"),
+    "npe-score": _amortised(sp.NPE, model="score"),
+    "nle": _amortised(sp.NLE),
+    "nle-maf": _amortised(sp.NLE, model="maf"),
+    "nle-points": _points({"slcp": 4}),
+    "nre": _amortised(sp.NRE),
+    "tsnpe": _sequential(),
 }
