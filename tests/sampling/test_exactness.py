@@ -1,4 +1,4 @@
-"""Samplers on densities that are known: modes and their weights, evidences, edges; and what they say when they cannot."""
+"""Samplers on densities that are known: modes and their weights, evidences, edges; and what they say if they cannot."""
 
 import math
 
