@@ -100,7 +100,7 @@ def fit_mixture(
     best = max(runs, key=lambda run: run.objective[-1])
     found = problem.run(best.components, budget, tolerance)
     density.set_components(found.components)
-    return MixtureFit(density.float().eval(), tuple(found.objective), found.converged)
+    return MixtureFit(density.float().eval(), (*best.objective, *found.objective[1:]), found.converged)
 
 
 def _checked_weights(weights: Any, events: int, components: int) -> Tensor:

@@ -19,7 +19,7 @@ __all__ = ["ResidualNetwork"]
 
 
 class ResidualNetwork(nn.Module):
-    """A residual network.
+    """A residual network that is zero at the start.
 
     Args:
         inputs: width of the inputs.
@@ -27,7 +27,6 @@ class ResidualNetwork(nn.Module):
         hidden_features: width of the hidden layers.
         blocks: number of residual blocks.
         condition_features: width of the condition; None for a network without one.
-        zero_start: whether the last layer starts as zero, and with it the network.
     """
 
     def __init__(
@@ -38,7 +37,6 @@ class ResidualNetwork(nn.Module):
         hidden_features: int,
         blocks: int,
         condition_features: int | None = None,
-        zero_start: bool = True,
     ) -> None:
         super().__init__()
         width = positive_integer(hidden_features, "hidden_features")
@@ -46,8 +44,7 @@ class ResidualNetwork(nn.Module):
         self.first = nn.Linear(inputs, width)
         self.blocks = nn.ModuleList(_Block(width, condition_features) for _ in range(count))
         self.last = nn.Linear(width, outputs)
-        if zero_start:
-            _set_to_zero(self.last)
+        _set_to_zero(self.last)
 
     def forward(self, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
         """Outputs ``(n, outputs)`` of inputs ``(n, inputs)``; the condition has n rows, or one row for all."""

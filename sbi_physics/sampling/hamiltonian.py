@@ -5,8 +5,8 @@ A chain at z gets a momentum r from a unit Gaussian and follows
 $$ \dot z = A\, r, \qquad \dot r = A^T\, \nabla \ln p(z), $$
 
 by leapfrog steps, where $A A^T$ is about the covariance of the density ("inverse mass matrix"); the end is accepted
-with probability $\min\{1, e^{H_0-H_1}\}$ (Duane et al. 1987; Neal 2011, arXiv:1206.1901).  The length of the trajectories
-is random, so that none closes upon itself.
+with probability $\min\{1, e^{H_0-H_1}\}$ (Duane et al. 1987; Neal 2011, arXiv:1206.1901).  The length of
+the trajectories is random, so that none closes upon itself.
 """
 
 import math

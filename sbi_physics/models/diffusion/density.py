@@ -54,7 +54,7 @@ class DiffusionDensity(ConditionalDensity):
         bounds: ``(D, 2)`` support of the event; None for the whole real space.
         embedding: a module from contexts ``(n, *context_shape)`` to features ``(n, C)``; None flattens the context.
         hidden_features: width of the network.
-        blocks: residual blocks of the network for the events, and for the context.
+        blocks: its residual blocks.
         steps: of the solver, four evaluations of the network each.
     """
 

@@ -25,23 +25,19 @@ class VelocityNetwork(nn.Module):
         features: D.
         context_features: C; None for a network without a context.
         hidden_features: width of all hidden layers.
-        blocks: residual blocks of the events, and of the context.
+        blocks: residual blocks.
     """
 
     frequencies: Tensor
 
     def __init__(self, features: int, context_features: int | None, *, hidden_features: int, blocks: int) -> None:
         super().__init__()
-        width = hidden_features
         self.events = ResidualNetwork(
-            features, features, hidden_features=width, blocks=blocks, condition_features=width
+            features, features, hidden_features=hidden_features, blocks=blocks, condition_features=hidden_features
         )
-        self.angle = nn.Sequential(nn.Linear(2 * _FREQUENCIES + 1, width), nn.SiLU(), nn.Linear(width, width))
-        self.context = None
-        if context_features is not None:
-            self.context = ResidualNetwork(
-                context_features, width, hidden_features=width, blocks=blocks, zero_start=False
-            )
+        self.angle = _two_layers(2 * _FREQUENCIES + 1, hidden_features)
+        self.context = None if context_features is None else _two_layers(context_features, hidden_features)
+        self.both = nn.Linear(hidden_features, hidden_features)
         self.register_buffer("frequencies", 0.5 * math.pi * torch.arange(1, _FREQUENCIES + 1), persistent=False)
 
     def describe(self, summary: Tensor | None) -> Tensor | None:
@@ -57,5 +53,9 @@ class VelocityNetwork(nn.Module):
         log_ratio = angles.clamp(SMALLEST_ANGLE, 0.5 * math.pi - SMALLEST_ANGLE).tan().log().unsqueeze(-1)
         level = log_ratio / -math.log(SMALLEST_ANGLE)
         phases = level * self.frequencies
-        condition = self.angle(torch.cat([level, phases.cos(), phases.sin()], -1))
-        return F.silu(condition if description is None else condition + description)
+        hidden = self.angle(torch.cat([level, phases.cos(), phases.sin()], -1))
+        return F.silu(self.both(F.silu(hidden if description is None else hidden + description)))
+
+
+def _two_layers(inputs: int, width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
