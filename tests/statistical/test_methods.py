@@ -10,22 +10,19 @@ pytestmark = pytest.mark.slow
 
 N, DRAWS = 200, 128
 SMALL = {"transforms": 2, "hidden_features": 32}
-QUICK = TrainConfig(epochs=40, batch_size=512, learning_rate=5e-3, ema=0.99)
 
 
 def estimators(parameters):
     return {
         "npe": sp.NPE(parameters, **SMALL),
         "mixture": sp.NPE(parameters, "mixture"),
-        "flow-matching": sp.NPE(parameters, "flow-matching", config=QUICK),
-        "score": sp.NPE(parameters, "score", config=QUICK),
         "nle": sp.NLE(parameters, **SMALL, config=TrainConfig(epochs=15)),
         "nre": sp.NRE(parameters, hidden_features=48, config=TrainConfig(epochs=15)),
         "balanced nre": sp.NRE(parameters, balance=100.0, candidates=1, hidden_features=48),
     }
 
 
-METHODS = ("npe", "mixture", "flow-matching", "score", "nle", "nre", "balanced nre")
+METHODS = ("npe", "mixture", "nle", "nre", "balanced nre")
 
 
 @pytest.fixture(scope="module")
