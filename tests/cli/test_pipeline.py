@@ -22,7 +22,9 @@ def test_from_simulations_to_a_comparison(result, tmp_path):
 
     fitted = result("posterior", "fit", simulations, "-o", model, "--model", "maf", "--epochs", 2)
     assert set(fitted) == {"path", "method", "simulations", "failed", "seconds", "epochs", "validation_log_prob"}
-    assert (fitted["simulations"], fitted["epochs"]) == (600, 2)
+    assert fitted["simulations"] == 600
+    # A fit to synthetic simulations as well, where that is the better one, has more events and fewer epochs.
+    assert fitted["epochs"] in (1, 2)
 
     x.write_text("x\n" + "0.1\n" * 10)
     drawn = result(

@@ -13,7 +13,7 @@ from sbi_physics.core.protocols import Density
 from sbi_physics.models.build import Architecture, build_density
 from sbi_physics.models.flows import engines, ensemble
 from sbi_physics.models.flows.build import build_flow
-from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.simulation.resolve import resolve_simulator
 from sbi_physics.train import loop
 from sbi_physics.train.config import TrainConfig
@@ -145,7 +145,7 @@ def test_same_seed_same_draws_and_files_give_them_back(built, tmp_path):
     assert draws.shape == (9, 51, 2)
     assert torch.equal(draws, density.sample(9, contexts, seed=1))
     assert not torch.equal(draws, density.sample(9, contexts, seed=2))
-    Posterior(parameters, density, architecture, {}).save(tmp_path / "posterior.st")
+    DirectPosterior(parameters, density, architecture, {}).save(tmp_path / "posterior.st")
     again = sp.load(tmp_path / "posterior.st", device="cpu").density
     again.engine = density.engine
     assert len(again.flow.members()) == 3
@@ -166,7 +166,7 @@ def test_an_ensemble_fits_better_than_one_flow():
         theta, x = sp.simulate(simulator, 1000, seed=seed, progress=False).training_set()
         found = []
         for members in (1, 4):
-            npe = sp.NPE(simulator.parameters, ensemble=members, transforms=3)
+            npe = sp.NPE(simulator.parameters, embedding="flat", ensemble=members, transforms=3, augment=False)
             posterior = npe.fit(theta, x, seed=seed, progress=False)
             found.append(float(posterior.log_prob(*held_out).double().mean()))
         assert found[1] > found[0]
