@@ -75,7 +75,8 @@ def of_rows(request):
 
 
 def test_every_kind_is_tested():
-    assert {kind for kind, _, _ in ENCODERS_TESTED.values()} == set(ENCODERS)
+    # The residual one takes no missing entries, and has tests of its own.
+    assert {kind for kind, _, _ in ENCODERS_TESTED.values()} == set(ENCODERS) - {"residual"}
 
 
 @pytest.mark.parametrize("n", [0, 1, N])
