@@ -12,20 +12,31 @@ from sbi_physics.core.protocols import LogDensity
 __all__ = ["checked_log_density", "posterior_target"]
 
 
-def checked_log_density(value: Tensor, theta: Tensor, name: str = "log_density") -> Tensor:
-    """Return the log-densities `value` of rows theta ``(n, P)`` if they can be sampled from.
+def checked_log_density(
+    value: Tensor, theta: Tensor, name: str = "log_density", observations: Tensor | None = None
+) -> Tensor:
+    """Return the log-densities `value` of rows theta ``(*, P)`` if they can be sampled from.
+
+    Args:
+        value: what the log-density gave.
+        theta: where.
+        name: of the log-density, for the message.
+        observations: numbers, for the message, of the observations along the first axis.
 
     Raises:
-        ShapeError: they are not ``(n,)``.
+        ShapeError: they are not ``(*,)``.
         NonFiniteError: one is NaN or plus infinity; the message gives its theta.
     """
-    if value.shape != theta.shape[:1]:
-        raise ShapeError(f"{name}: expected shape ({len(theta)},), got {tuple(value.shape)}")
+    if value.shape != theta.shape[:-1]:
+        raise ShapeError(f"{name}: expected shape {tuple(theta.shape[:-1])}, got {tuple(value.shape)}")
     bad = torch.isnan(value) | (value == torch.inf)
     if bool(bad.any()):
-        row = int(torch.nonzero(bad)[0, 0])
+        row = tuple(int(i) for i in torch.nonzero(bad)[0])
         got = "NaN" if bool(torch.isnan(value[row])) else "plus infinity"
-        raise NonFiniteError(f"{name}: expected numbers or minus infinity, got {got} at theta = {theta[row].tolist()}")
+        of = "" if observations is None else f" of observation {int(observations[row[0]])}"
+        raise NonFiniteError(
+            f"{name}: expected numbers or minus infinity, got {got} at theta = {theta[row].tolist()}{of}"
+        )
     return value
 
 
