@@ -1,8 +1,8 @@
 """`hmc`: Hamiltonian Monte Carlo with torch's gradients, for many chains and many densities at once.
 
-Trajectories of random length (`sampling.hamiltonian`), step size and mass matrix learned in a warm-up from all chains of
-a density (`sampling.adaptation`).  For densities of one mode that are differentiable, in any number of dimensions; where
-there may be several modes, `tempered_smc` finds them.
+Trajectories of random length (`sampling.hamiltonian`), step size and mass matrix learned in a warm-up from all chains
+of a density (`sampling.adaptation`).  For densities of one mode that are differentiable, in any number of dimensions;
+where there may be several modes, `tempered_smc` finds them.
 """
 
 import math
@@ -74,7 +74,8 @@ def hmc(
 
     Raises:
         UsageError: an argument has a value that it cannot have, or `log_prob` is not differentiable.
-        ShapeError, NonFiniteError: `initial` or `log_prob` has another shape, or is not finite; NaN counts as zero density.
+        ShapeError, NonFiniteError: `initial` or `log_prob` has another shape, or is not finite; NaN of `log_prob`
+            counts as zero density.
         SupportError: a chain starts outside the bounds, or where there is no density.
         BudgetError: the budget ended in the warm-up, or allows fewer than two steps.
     """

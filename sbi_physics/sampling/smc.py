@@ -1,7 +1,7 @@
 r"""`tempered_smc`: from the prior to the posterior by annealing the likelihood, for many observations at once.
 
-A cloud of particles starts as draws of the prior and passes through the densities $p(\theta)\,L(\theta)^t$ with t from 0
-to 1: the particles are weighted by $L^{\Delta t}$, resampled, and moved until they have forgotten where they were
+A cloud of particles starts as draws of the prior and passes through the densities $p(\theta)\,L(\theta)^t$ with t from
+0 to 1: the particles are weighted by $L^{\Delta t}$, resampled, and moved until they have forgotten where they were
 (Del Moral, Doucet and Jasra 2006, Journal of the Royal Statistical Society B 68, 411; adaptive steps of t as in Jasra
 et al. 2011).  No start is needed, no gradient, and modes keep their weights, since a mode is populated before it
 separates from the others.  The product of the mean weights estimates the evidence $\int p\,L$.
@@ -134,8 +134,8 @@ def _ended(run: Annealing | None, calls: int, max_calls: int | None, max_seconds
         reached = f"temperature {float(run.temperature.min()):.2g}"
         slowest = f" of observation {int(run.temperature.argmin())}" if len(run.temperature) > 1 else ""
     return BudgetError(
-        f"tempered_smc: the budget (max_calls={max_calls}, max_seconds={max_seconds}) ended at {reached}{slowest} after "
-        f"{calls} likelihood calls; expected to reach temperature 1, the posterior"
+        f"tempered_smc: the budget (max_calls={max_calls}, max_seconds={max_seconds}) ended at {reached}{slowest} "
+        f"after {calls} likelihood calls; expected to reach temperature 1, the posterior"
     )
 
 
