@@ -1,7 +1,9 @@
 """The run of `tempered_smc`: B clouds on their way from the prior to their posteriors, each at its own pace.
 
 A cloud that has forgotten the start of its stage is weighted and resampled to the next temperature; at temperature 1 it
-is kept, again and again, until there are enough draws.  All clouds that are not yet done are moved together.
+is kept, again and again, until there are enough draws.  All clouds that are not yet done are moved together.  The two
+halves of a cloud are resampled separately: the copies of a particle must not stand in the half that its proposals are
+built from, or it would leave its place more often than it should.
 """
 
 from collections.abc import Callable

@@ -50,11 +50,8 @@ class Cloud:
 
     def put(self, which: Tensor, other: "Cloud") -> None:
         """Write `other` in the place of some of the ensembles."""
-        self.z[which], self.log_likelihood[which], self.log_prior[which] = (
-            other.z,
-            other.log_likelihood,
-            other.log_prior,
-        )
+        self.z[which], self.log_prior[which] = other.z, other.log_prior
+        self.log_likelihood[which] = other.log_likelihood
 
     def take(self, index: Tensor) -> "Cloud":
         """The particles of each ensemble at index ``(B, n)``."""

@@ -2,7 +2,7 @@ r"""How many independent draws are the walks of the particles of a sequential Mo
 
 Particles that descend from one ancestor by resampling are a family, until moves have made them forget it.  Families are
 independent of one another, so that the variance of a mean over all walks follows from the sums over families alone
-(Chan and Lai 2013, arXiv:1308.1263; Lee and Whiteley 2018, arXiv:1509.00394),
+(Chan and Lai 2013, arXiv:1312.5114; Lee and Whiteley 2018, arXiv:1509.00394),
 
 $$ \mathrm{var}(\bar f) = \frac{G}{G-1}\, N^{-2} \sum_e \Big( \sum_{i \in e} (\bar f_i - \bar f) \Big)^2 , $$
 
@@ -44,17 +44,17 @@ def family_sample_size(scores: Tensor, families: Tensor) -> Tensor:
 
 def group_r_hat(scores: Tensor) -> Tensor:
     """R-hat ``(B, P)`` between four groups of particles, each in the first and the second half of its steps."""
-    b, k, n, p = scores.shape
+    k, n = scores.shape[1:3]
     width = n // _GROUPS * _GROUPS
     halves = [scores[:, : k // 2], scores[:, k - k // 2 :]] if k > 1 else [scores]
-    chains = torch.cat(
-        [
-            half[:, :, :width].reshape(b, -1, width // _GROUPS, _GROUPS, p).movedim(3, 1).flatten(2, 3)
-            for half in halves
-        ],
-        1,
-    )
+    chains = torch.cat([_groups(half[:, :, :width]) for half in halves], 1)
     length = chains.shape[2]
     within = chains.var(2).mean(1)
     between = chains.mean(2).var(1)
     return torch.sqrt((length - 1) / length + between / within.clamp(min=1e-300))
+
+
+def _groups(scores: Tensor) -> Tensor:
+    """Particles ``(B, K, N, P)``, every fourth to one group: ``(B, 4, K * N / 4, P)``."""
+    b, k, n, p = scores.shape
+    return scores.reshape(b, k, n // _GROUPS, _GROUPS, p).movedim(3, 1).flatten(2, 3)

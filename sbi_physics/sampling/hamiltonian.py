@@ -4,9 +4,9 @@ A chain at z gets a momentum r from a unit Gaussian and follows
 
 $$ \dot z = A\, r, \qquad \dot r = A^T\, \nabla \ln p(z), $$
 
-by leapfrog steps, where $A A^T$ is about the covariance of the density ("inverse mass matrix"); the end is accepted
-with probability $\min\{1, e^{H_0-H_1}\}$ (Duane et al. 1987; Neal 2011, arXiv:1206.1901).  The length of
-the trajectories is random, so that none closes upon itself.
+by leapfrog steps, where $A A^T$ is about the covariance of the density (the inverse mass matrix); the end is accepted
+with probability $\min\{1, e^{H_0-H_1}\}$ (Duane et al. 1987; Neal 2011, arXiv:1206.1901).  The length of the
+trajectories is random, so that none closes upon itself.
 """
 
 import math
@@ -111,12 +111,13 @@ class Density:
         value = self._log_prob(theta)
         with torch.no_grad():
             plain = value.detach().double()
-            checked_log_density(torch.where(torch.isnan(plain), -torch.inf, plain), theta, "log_prob")
+            plain = checked_log_density(torch.where(torch.isnan(plain), -torch.inf, plain), theta, "log_prob")
         if value.requires_grad:
             return value.double()
-        if bool((value != value.flatten()[0]).any()):
+        finite = plain[torch.isfinite(plain)]
+        if len(finite) and bool((finite != finite[0]).any()):
             raise UsageError("log_prob: expected a function that torch can differentiate, got values without gradient")
-        return value.double() + 0 * theta.sum(-1)
+        return plain + 0 * theta.sum(-1)
 
 
 @dataclass

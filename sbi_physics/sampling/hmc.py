@@ -38,7 +38,7 @@ def hmc(
     warmup: int = 500,
     parameters: Parameters | None = None,
     dense: bool = False,
-    acceptance: float = 0.8,
+    acceptance: float = 0.9,
     trajectory: float = 2.0,
     most_leapfrogs: int = 64,
     seed: int = 0,
@@ -74,8 +74,8 @@ def hmc(
 
     Raises:
         UsageError: an argument has a value that it cannot have, or `log_prob` is not differentiable.
-        ShapeError, NonFiniteError: `initial` or `log_prob` has another shape, or is not finite; NaN counts as zero
-            density.
+        ShapeError, NonFiniteError: `initial` or `log_prob` has another shape, or is not finite; NaN of `log_prob`
+            counts as zero density.
         SupportError: a chain starts outside the bounds, or where there is no density.
         BudgetError: the budget ended in the warm-up, or allows fewer than two steps.
     """
@@ -203,6 +203,8 @@ def _convergence(theta: Tensor, diverged: Tensor, single: bool, wanted: int) -> 
     walks = theta.permute(2, 1, 0, 3).reshape(steps, chains, b * p)
     r_hat = split_r_hat(walks).reshape(b, p).nan_to_num(nan=math.inf).amax(-1)
     effective = bulk_effective_sample_size(walks).reshape(b, p).nan_to_num(nan=1.0).amin(-1)
+    # Draws that avoid their predecessors are worth more than independent ones for a mean, but not for a quantile.
+    effective = effective.clamp(max=chains * steps)
     advice = "run longer" if steps == wanted else f"the budget ended after {steps} of {wanted} steps"
     converged, verdict = judge(effective, r_hat, chains * steps, advice)
     for i, number in enumerate(diverged.tolist()):

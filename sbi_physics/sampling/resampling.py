@@ -26,6 +26,7 @@ __all__ = ["rejection_sample", "sampling_importance_resampling"]
 
 _ROWS_AT_ONCE, _ROWS_AT_FIRST = 1 << 15, 1 << 8
 _CALLS_FOR_A_DRAW = 10_000
+_CALLS_IN_VAIN = 1 << 17
 
 
 def sampling_importance_resampling(
@@ -113,12 +114,14 @@ def rejection_sample(
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     kept = _Kept(log_bound)
     while kept.number < wanted and kept.tried < most and time.monotonic() < deadline:
+        if kept.tried >= _CALLS_IN_VAIN and not kept.possible:
+            break
         rows = min(_rows(wanted, kept), most - kept.tried)
         theta, log_weights = propose(proposal, log_density, rows, derive(seed, "rejection", kept.tried))
         with seeded(derive(seed, "choice", kept.tried)):
             kept.add(theta, log_weights, torch.rand(rows, dtype=torch.float64))
     if not kept.number:
-        if kept.tried and kept.log_bound == -math.inf:
+        if kept.tried and not kept.possible:
             raise ConvergenceError(
                 f"none of {kept.tried} proposals has a finite posterior density: the observation is impossible under "
                 "the prior, or the proposal misses the posterior altogether"
@@ -146,6 +149,11 @@ class _Kept:
         self.tried = 0
         self.theta, self._passes = torch.empty(0), torch.empty(0, dtype=torch.float64)
         self._log_sum, self._log_squares = (torch.tensor(-math.inf, dtype=torch.float64) for _ in range(2))
+
+    @property
+    def possible(self) -> bool:
+        """Whether any proposal had a weight."""
+        return bool(self._log_sum > -math.inf)
 
     @property
     def number(self) -> int:

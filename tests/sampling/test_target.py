@@ -1,13 +1,15 @@
 """Prior times likelihood, and what all samplers do with a target: whatever is no density ends in one clear error."""
 
+import contextlib
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
 import torch.distributions as td
 
-from sbi_physics.core.errors import ConvergenceError, NonFiniteError, ShapeError, SupportError
+from sbi_physics.core.errors import BudgetError, ConvergenceError, NonFiniteError, ShapeError, SupportError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.sampling.importance import importance_sample
 from sbi_physics.sampling.target import posterior_target
@@ -110,6 +112,37 @@ def test_same_seed_same_bits_and_global_generators_left_alone(sampler, gaussian)
     assert not torch.equal(first, other)
 
 
+def test_moments_of_a_gaussian_in_the_plane(sampler):
+    """Within six standard errors of 400 independent draws, which each sampler exceeds; a wrong width must flunk."""
+    mean, covariance = torch.tensor([0.4, -0.3]), torch.tensor([[1.0, 0.4], [0.4, 0.6]])
+    target = td.MultivariateNormal(mean.double(), covariance.double()).log_prob
+    theta, weights = sampler.weighted(target, n=2000, dims=2)
+    found = (weights.unsqueeze(-1) * theta).sum(0)
+    spread = (weights.unsqueeze(-1) * (theta - found)).T @ (theta - found)
+    assert ((found - mean).abs() < 6 * (covariance.diagonal() / 400).sqrt()).all()
+    torch.testing.assert_close(spread, covariance.double(), rtol=0, atol=6 * (2 / 400) ** 0.5 * 0.9)
+    assert ((spread.diagonal() / (4 * covariance.diagonal()) - 1).abs() > 6 * (2 / 400) ** 0.5).all()
+
+
+@pytest.mark.parametrize("max_calls", [3000, 5000])
+def test_a_budget_of_calls_is_kept(max_calls, sampler, counted, gaussian):
+    target = counted(gaussian().log_density)
+    draws, calls = sampler(target, n=100_000, max_calls=max_calls)
+    assert 0 < len(draws) <= 100_000
+    assert calls == target.rows <= max_calls
+
+
+def test_a_budget_of_seconds_is_kept(sampler, counted, gaussian):
+    """Either draws, or the error that says that there are none; a run to the end would take minutes."""
+    target = counted(gaussian().log_density, seconds_per_row=2e-5)
+    began = time.monotonic()
+    with contextlib.suppress(BudgetError):
+        draws, calls = sampler(target, n=10**7, max_seconds=0.5)
+        assert 0 < len(draws) < 10**7
+        assert calls == target.rows
+    assert 0.3 < time.monotonic() - began < 5
+
+
 def spoiled(value):
     """A density with a wrong value in a region that every sampler comes to, but none starts in."""
 
@@ -135,7 +168,7 @@ def test_what_is_no_log_density_is_named(bad, prior, sampler):
     target = log_density if prior is None else posterior_target(prior, lambda theta, x: log_density(theta), None)
     with pytest.raises(error, match=message) as caught:
         sampler(target)
-    name = "log_likelihood" if prior is not None else "log_(density|prob)"
+    name = "log_likelihood" if prior is not None or sampler.name == "smc" else "log_(density|prob)"
     caught.match(f"^{name}: expected")
     assert "\n" not in str(caught.value)
 
@@ -152,7 +185,11 @@ def test_no_density_anywhere(sampler):
     messages = {
         "importance": (ConvergenceError, "none of 400 proposals has a finite posterior density"),
         "independence": (ConvergenceError, "of the proposals are accepted"),
+        "resampling": (ConvergenceError, "none of 4000 proposals has a finite posterior density"),
+        "rejection": (ConvergenceError, r"none of \d+ proposals has a finite posterior density"),
         "mcmc": (SupportError, "initial: 32 of 32 starting points have zero density"),
+        "hmc": (SupportError, "initial: 10 of 10 chains start where there is no density"),
+        "smc": (ConvergenceError, "observation 0: impossible under the prior"),
     }
     error, message = messages[sampler.name]
     with pytest.raises(error, match=message):
