@@ -52,20 +52,22 @@ class NPE:
 
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
-        model: ``"nsf"``, ``"maf"``, ``"maf-spline"``, ``"nsf-box"`` (where all bounds are finite), or an
-            `nflows.flows.Flow` over P features whose context is what the embedding gives; `fit` trains a copy of it.
+        model: a flow, ``"nsf"``, ``"maf"``, ``"maf-spline"`` or ``"nsf-box"`` (where all bounds are finite); another
+            model, ``"mixture"``, ``"flow-matching"`` or ``"score"`` (`models.build`); or an `nflows.flows.Flow` over P
+            features whose context is what the embedding gives; `fit` trains a copy of it.
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
             ``(n, *x_shape)`` to ``(n, C)``; None takes ``"residual"`` for flows; ``"flat"`` is without any.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         ensemble: k flows whose mixture is the posterior: a better fit where data are few, and
             wider where the flows disagree (`train.density`).
-        config: settings of the training loop.
+        config: settings of the training loop; None for its defaults, or those of the model where it has its own.
         engine: how flows are run: ``"auto"``, ``"compiled"``, ``"fused"`` or ``"eager"`` (`models.flows.engines`).
         augment: whether to train on draws of a learned likelihood, too, where that makes the fit to simulations held
             out better (`posterior.augmentation`); ``"auto"`` tries it with up to 20,000 simulations of up to 20
             observables that are plain numbers.
-        **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound.
+        **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound; of
+            ``"mixture"``: components, hidden_features, blocks; of the others: hidden_features, blocks, steps.
             The circular dimensions of ``"nsf-box"`` are the periodic parameters, unless stated.
     """
 

@@ -164,6 +164,8 @@ DAMAGES = {
     "odd shape": (changed(**inside("architecture", event_shape="ab")), "the header is damaged"),
     "unknown model": (changed(**inside("architecture", model="nsf-2")), "do not fit together"),
     "unknown option": (changed(**inside("architecture", options={"knots": 3})), "do not fit together"),
+    "not an ensemble": (changed(**inside("architecture", model="score", members=3)), "only flows come in ensembles"),
+    "other model": (changed(**inside("architecture", model="score", options={})), "do not fit together"),
     "other size": (changed(**inside("architecture", options={"transforms": 7})), "do not fit together"),
     "weights missing": (without_weights, "do not fit together"),
 }

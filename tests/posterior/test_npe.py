@@ -68,6 +68,41 @@ def test_every_model_fits_samples_and_evaluates(model, uniform, uniform_pairs, q
     assert torch.isfinite(posterior.log_prob(samples.values, X_OBS)).all()
 
 
+OTHERS = {
+    "mixture": {"components": 2, "hidden_features": 8, "blocks": 1},
+    "flow-matching": {"hidden_features": 8, "blocks": 1, "steps": 4},
+    "score": {"hidden_features": 8, "blocks": 1, "steps": 4},
+}
+
+
+@pytest.mark.parametrize("model", OTHERS)
+def test_every_model_that_is_no_flow_fits_samples_evaluates_and_is_saved(model, uniform, uniform_pairs, tmp_path):
+    options = {**OTHERS[model], "config": TrainConfig(epochs=2)}
+    posterior, again = (
+        sp.NPE(uniform.parameters, model, embedding, **options).fit(*uniform_pairs, seed=1, progress=False)
+        for embedding in (None, Summary())
+    )
+    samples = posterior.sample(50, X_OBS, seed=2)
+    assert uniform.parameters.within(samples.values).all()
+    log_prob = posterior.log_prob(samples.values, X_OBS)
+    assert torch.isfinite(log_prob).all()
+    posterior.save(tmp_path / "p.st")
+    loaded = sp.load(tmp_path / "p.st")
+    assert loaded.architecture == posterior.architecture
+    assert torch.equal(loaded.sample(50, X_OBS, seed=2).values, samples.values)
+    assert torch.equal(loaded.log_prob(samples.values, X_OBS), log_prob)
+    again.save(tmp_path / "p.st")
+    loaded = sp.load(tmp_path / "p.st", embedding=Summary())
+    assert torch.equal(loaded.sample(5, X_OBS).values, again.sample(5, X_OBS).values)
+
+
+def test_a_model_may_bring_settings_of_the_training_along(uniform):
+    ordinary, own = (sp.NPE(uniform.parameters, model).config for model in ("nsf", "score"))
+    assert ordinary == TrainConfig()
+    assert own != ordinary
+    assert sp.NPE(uniform.parameters, "score", config=ordinary).config == ordinary
+
+
 def test_numpy_arrays_and_lists_do_as_well(npe, crude, uniform_pairs):
     theta, x = uniform_pairs
     again = npe.fit(theta.numpy().astype(np.float64), x.numpy(), progress=False)
@@ -197,7 +232,8 @@ def test_stores(npe, crude, uniform, uniform_pairs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "nfs"}, "model: expected one of nsf, maf, .*, score or an nflows Flow, got 'nfs'"),
+        ({"model": "nfs"}, "model: expected one of nsf, .*, mixture, .* or an nflows Flow, got 'nfs'"),
+        ({"model": "score", "ensemble": 2}, "ensemble: only flows come in ensembles, got 2 of the model 'score'"),
         ({"embedding": len}, "embedding: expected a torch module"),
         ({"device": "tpu"}, "device: expected 'auto', 'cpu'"),
         ({"prior": 3}, "prior: expected Parameters or a torch"),
@@ -212,6 +248,12 @@ def test_wrong_estimators(arguments, message, uniform):
 def test_unknown_options_of_a_flow(uniform, uniform_pairs):
     with pytest.raises(sp.UsageError, match="knots"):
         sp.NPE(uniform.parameters, knots=3).fit(*uniform_pairs, progress=False)
+
+
+@pytest.mark.parametrize("model", OTHERS)
+def test_unknown_options_of_other_models(model, uniform, uniform_pairs):
+    with pytest.raises(sp.UsageError, match=f"option of the model '{model}': expected one of .*; got 'bins'"):
+        sp.NPE(uniform.parameters, model, bins=3).fit(*uniform_pairs, progress=False)
 
 
 def test_an_embedding_that_gives_no_summaries(uniform, uniform_pairs, quick):

@@ -10,15 +10,14 @@ arXiv:2011.13456; in angles: Salimans and Ho 2022, arXiv:2202.00512).  All Gauss
 and the choice of the time (Kingma and Gao 2023, arXiv:2303.00848).  What remains is which angles training looks at:
 
 * ``"flow-matching"``: the straight path $z_t = (1-t)z + te$, so that $\tan\phi = t/(1-t)$, and the squared error of its
-  velocity $e - z$ (Lipman et al. 2023, arXiv:2210.02747).  Times are denser near the events, as posteriors that are
-  sharp need (Wildberger et al. 2023, arXiv:2305.17161).
+  velocity $e - z$ (Lipman et al. 2023, arXiv:2210.02747).  Times are denser near the events, as sharp posteriors need
+  it (Wildberger et al. 2023, arXiv:2305.17161): t is uniform in its logarithm.
 * ``"score"``: the noise level $\sin\phi$ is uniform in its logarithm, which weights the error of the score so that it
   bounds the log-density (Song et al. 2021, arXiv:2101.09258; for posteriors: Sharrock et al. 2022, arXiv:2210.04872).
 
 In validation both have the same loss, that bound itself, in nats:
 
-$$ -\ln q(z) \le \frac D2 \ln 2\pi e + \int d\ln\tan\phi \; \cos^2\!\phi\,
-   \big( E|f - (\cos\phi\, e - \sin\phi\, z)|^2 - D \big). $$
+$$ -\ln q(z) \le \frac D2 \ln 2\pi e + \int d\ln\sin\phi\, \big( E|f - (\cos\phi\, e - \sin\phi\, z)|^2 - D \big). $$
 """
 
 import math
@@ -29,14 +28,13 @@ from torch.quasirandom import SobolEngine
 
 from sbi_physics.core.checks import known_keys, positive_integer
 from sbi_physics.models.density import ConditionalDensity, rows_of
-from sbi_physics.models.diffusion.network import SMALLEST_ANGLE, VelocityNetwork
+from sbi_physics.models.diffusion.network import SMALLEST_LEVEL, VelocityNetwork
 from sbi_physics.models.diffusion.ode import Field, solve
 
 __all__ = ["OBJECTIVES", "DiffusionDensity"]
 
 OBJECTIVES = ("flow-matching", "score")
 _ROWS_AT_ONCE = 1 << 13
-_SKEW = 4
 # For each event of the validation.
 _POINTS = 8
 _TINY = 1e-12
@@ -45,7 +43,7 @@ _TINY = 1e-12
 class DiffusionDensity(ConditionalDensity):
     """A density at the end of a learned differential equation; satisfies `Density`.
 
-    Log-densities carry no gradients, and cost D + 1 times as much as draws.
+    Log-densities carry no gradients.  They cost about D + 1 times as much as draws.
 
     Args:
         event_shape: ``(D,)``.
@@ -92,22 +90,24 @@ class DiffusionDensity(ConditionalDensity):
         n = len(encoded)
         # One in each of n equal strata: the mean over a batch varies less.
         quantiles = (torch.randperm(n, device=encoded.device) + torch.rand_like(encoded[:, 0])) / n
+        level = _log_uniform(quantiles)
         if self.objective == "score":
-            return self._squared_error(encoded, description, _log_uniform(quantiles), torch.randn_like(encoded))
-        time = quantiles**_SKEW
-        error = self._squared_error(encoded, description, torch.atan2(time, 1 - time), torch.randn_like(encoded))
-        return error / (time**2 + (1 - time) ** 2)
+            return self._squared_error(encoded, description, torch.asin(level), torch.randn_like(encoded))
+        # The straight path at the time that is this share of noise, whose velocity is the other one, scaled.
+        error = self._squared_error(encoded, description, torch.atan2(level, 1 - level), torch.randn_like(encoded))
+        return error / (level**2 + (1 - level) ** 2)
 
     def _bound(self, encoded: Tensor, description: Tensor | None) -> Tensor:
         n, dims = encoded.shape
         # Points that fill the cube evenly, some for each event: the mean errs far less than with random ones.
         cube = SobolEngine(dims + 1, scramble=True, seed=0).draw(_POINTS * n, dtype=torch.float64)
         cube = cube.clamp(_TINY, 1 - _TINY).reshape(n, _POINTS, dims + 1).to(encoded.device)
-        noise, angles = torch.special.ndtri(cube[..., 1:]).to(encoded), _log_uniform(cube[..., 0]).to(encoded)
+        noise, angles = torch.special.ndtri(cube[..., 1:]), torch.asin(_log_uniform(cube[..., 0]))
+        noise, angles = noise.to(encoded), angles.to(encoded)
         total = encoded.new_zeros(n)
         for i in range(_POINTS):
             total = total + self._squared_error(encoded, description, angles[:, i], noise[:, i]) - dims
-        return 0.5 * dims * math.log(2 * math.pi * math.e) - math.log(SMALLEST_ANGLE) * total / _POINTS
+        return 0.5 * dims * math.log(2 * math.pi * math.e) - math.log(SMALLEST_LEVEL) * total / _POINTS
 
     def _squared_error(self, encoded: Tensor, description: Tensor | None, angles: Tensor, noise: Tensor) -> Tensor:
         signal, level = angles.cos().unsqueeze(-1), angles.sin().unsqueeze(-1)
@@ -146,8 +146,8 @@ class DiffusionDensity(ConditionalDensity):
 
 
 def _log_uniform(quantiles: Tensor) -> Tensor:
-    """Angles whose sine is uniform in its logarithm, from the smallest to one."""
-    return torch.asin(torch.exp(math.log(SMALLEST_ANGLE) * (1 - quantiles)))
+    """Levels of noise that are uniform in their logarithm, from the smallest to one."""
+    return torch.exp(math.log(SMALLEST_LEVEL) * (1 - quantiles))
 
 
 def _log_normal(noise: Tensor) -> Tensor:

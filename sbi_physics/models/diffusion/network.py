@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from sbi_physics.models.residual import ResidualNetwork
 
-__all__ = ["SMALLEST_ANGLE", "VelocityNetwork"]
+__all__ = ["SMALLEST_LEVEL", "VelocityNetwork"]
 
 # What the network can tell apart; in standardised coordinates nothing finer than this is learned.
-SMALLEST_ANGLE = 1e-3
+SMALLEST_LEVEL = 1e-3
 _FREQUENCIES = 8
 
 
 class VelocityNetwork(nn.Module):
     """A residual network of noisy events, whose blocks are told the angle and the context; zero at the start.
 
-    The angle enters as the logarithm of its tangent, the ratio of noise to signal, and as Fourier features of that.
+    The angle enters as the logarithm of its sine, the level of noise, and as Fourier features of that.
     What a context says is computed apart from the angle: for many draws at one context, once.
 
     Args:
@@ -50,8 +50,7 @@ class VelocityNetwork(nn.Module):
 
     def condition(self, angles: Tensor, description: Tensor | None) -> Tensor:
         """What the blocks are told at angles ``(n,)``, given the descriptions ``(n, H)``: ``(n, H)``."""
-        log_ratio = angles.clamp(SMALLEST_ANGLE, 0.5 * math.pi - SMALLEST_ANGLE).tan().log().unsqueeze(-1)
-        level = log_ratio / -math.log(SMALLEST_ANGLE)
+        level = angles.sin().clamp(min=SMALLEST_LEVEL).log().unsqueeze(-1) / math.log(SMALLEST_LEVEL)
         phases = level * self.frequencies
         hidden = self.angle(torch.cat([level, phases.cos(), phases.sin()], -1))
         return F.silu(self.both(F.silu(hidden if description is None else hidden + description)))
