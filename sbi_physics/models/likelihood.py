@@ -57,14 +57,16 @@ class LearnedLikelihood(nn.Module):
         return flat[:, self.varies.to(flat.device)]
 
     def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Log-density in nats of observations x ``(n, *x_shape)``, or one for all, at theta ``(n, P)``: ``(n,)``.
+        """Log-density in nats of observations x ``(m, *x_shape)`` at theta ``(n, P)``: ``(n,)``.
+
+        Where n is a multiple of m, the observations come again and again.
 
         Raises:
             ShapeError, NonFiniteError: the arrays do not fit one another, or hold NaN or infinity.
         """
         if tuple(x.shape[1:]) != tuple(self.x_shape):
             raise ShapeError(f"x: expected shape (n, {', '.join(map(str, self.x_shape))}), got {tuple(x.shape)}")
-        return self.density.log_prob(self.events(x), theta)
+        return self.density.log_prob(self.events(x).repeat(repetitions(theta, x), 1), theta)
 
     def sample(self, n: int, theta: Tensor, *, seed: int | None = None) -> Tensor:
         """Draw n observations for each theta ``(*, P)``: ``(n, *, *x_shape)``; counts are rounded."""
@@ -73,3 +75,10 @@ class LearnedLikelihood(nn.Module):
         flat[..., self.varies] = drawn
         flat = torch.where(self.counts, flat.round(), flat)
         return flat.reshape(*drawn.shape[:-1], *self.x_shape)
+
+
+def repetitions(theta: Tensor, x: Tensor) -> int:
+    """How often the m rows of x come in the n rows of theta."""
+    if not len(x) or len(theta) % len(x):
+        raise ShapeError(f"theta: expected a multiple of the {len(x)} rows of x, got {len(theta)} rows")
+    return len(theta) // len(x)

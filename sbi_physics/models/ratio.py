@@ -22,6 +22,7 @@ from sbi_physics.core.checks import finite
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.embedding.scaling import context_scaling_for
+from sbi_physics.models.likelihood import repetitions
 from sbi_physics.models.residual import ResidualNetwork
 from sbi_physics.models.scaling import ParameterScaling
 
@@ -92,9 +93,10 @@ class RatioEstimator(nn.Module):
         return loss + self.balance * off.square()
 
     def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Ln r of theta ``(n, P)`` and observations x ``(n, *x_shape)``, or one for all: ``(n,)``.
+        """Ln r of theta ``(n, P)`` and observations x ``(m, *x_shape)``: ``(n,)``.
 
-        As a function of theta it is the log-likelihood up to a constant.
+        Where n is a multiple of m, the observations come again and again; each is summarised once.  As a function of
+        theta ln r is the log-likelihood up to a constant.
 
         Raises:
             ShapeError, NonFiniteError: the arrays do not fit one another, or hold NaN or infinity.
@@ -105,7 +107,7 @@ class RatioEstimator(nn.Module):
             finite(x, "x")
         summary = self.embedding(self.x_scaling(x))
         scaled = self.theta_scaling(finite(theta, "theta"))
-        rows = summary.expand(len(scaled), -1)
+        rows = summary.repeat(repetitions(theta, x), 1)
         parts = zip(scaled.split(_ROWS_AT_ONCE), rows.split(_ROWS_AT_ONCE), strict=True)
         return torch.cat([self._ratio(*part) for part in parts])
 

@@ -46,7 +46,7 @@ class LikelihoodModel(nn.Module):
         self.success = success
 
     def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Log-likelihood of observations x ``(n, *x_shape)``, or one for all, at theta ``(n, P)``: ``(n,)``."""
+        """Log-likelihood of observations x ``(m, *x_shape)`` at theta ``(n, P)``, a multiple of m: ``(n,)``."""
         value = self.likelihood.log_likelihood(theta, x)
         return value if self.success is None else value + self.success.log_prob(theta)
 
@@ -98,18 +98,11 @@ class LikelihoodPosterior(Posterior):
     def _joined(self, theta: Tensor, observation: Observation) -> Tensor:
         """Theta ``(*, P)``, or ``(*, B, P)`` for B separate observations, to ``(*)`` or ``(*, B)``."""
         model, x = cast(LikelihoodModel, self.model), observation.x
-        event = x.shape[1:]
-        if observation.batched:
-            batch = torch.broadcast_shapes(theta.shape[:-1], x.shape[:1])
-            rows = theta.expand(*batch, theta.shape[-1]).reshape(-1, theta.shape[-1])
-            data = x.expand(*batch, *event).reshape(-1, *event)
-            return model.log_likelihood(rows, data).reshape(batch)
-        rows = theta.reshape(-1, theta.shape[-1])
-        if len(x) == 1:
-            return model.log_likelihood(rows, x).reshape(theta.shape[:-1])
-        each = rows.unsqueeze(1).expand(-1, len(x), -1).reshape(-1, theta.shape[-1])
-        data = x.expand(len(rows), *x.shape).reshape(-1, *event)
-        return model.log_likelihood(each, data).reshape(len(rows), len(x)).sum(-1).reshape(theta.shape[:-1])
+        points = theta if observation.batched else theta.unsqueeze(-2)
+        shape = torch.broadcast_shapes(points.shape[:-1], x.shape[:1])
+        rows = points.expand(*shape, theta.shape[-1]).reshape(-1, theta.shape[-1])
+        value = model.log_likelihood(rows, x).reshape(shape)
+        return value if observation.batched else value.sum(-1)
 
     @torch.no_grad()
     def log_prob(self, theta: Any, x_obs: Any = None, *, iid: bool = False) -> Tensor:
