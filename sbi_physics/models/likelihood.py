@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.trend import Trend
 
 __all__ = ["LearnedLikelihood"]
 
@@ -20,7 +21,8 @@ class LearnedLikelihood(nn.Module):
     """q(x | theta) over those observables that vary.
 
     Args:
-        density: over the D' observables that vary, given theta ``(P,)``.
+        density: over the D' observables that vary, less their trend, given theta ``(P,)``.
+        trend: of these observables with theta.
         x_shape: the shape of one observation, of D numbers.
         varies: boolean ``(D,)`` of the flattened observation.
         counts: boolean ``(D,)``, whether an observable takes whole numbers only.
@@ -29,9 +31,11 @@ class LearnedLikelihood(nn.Module):
     varies: Tensor
     counts: Tensor
 
-    def __init__(self, density: ConditionalDensity, x_shape: tuple[int, ...], varies: Tensor, counts: Tensor) -> None:
+    def __init__(
+        self, density: ConditionalDensity, trend: Trend, x_shape: tuple[int, ...], varies: Tensor, counts: Tensor
+    ) -> None:
         super().__init__()
-        self.density, self.x_shape = density, torch.Size(x_shape)
+        self.density, self.trend, self.x_shape = density, trend, torch.Size(x_shape)
         self.register_buffer("varies", varies)
         self.register_buffer("counts", counts)
 
@@ -66,11 +70,12 @@ class LearnedLikelihood(nn.Module):
         """
         if tuple(x.shape[1:]) != tuple(self.x_shape):
             raise ShapeError(f"x: expected shape (n, {', '.join(map(str, self.x_shape))}), got {tuple(x.shape)}")
-        return self.density.log_prob(self.events(x).repeat(repetitions(theta, x), 1), theta)
+        events = self.events(x).repeat(repetitions(theta, x), 1)
+        return self.density.log_prob(events - self.trend(theta), theta)
 
     def sample(self, n: int, theta: Tensor, *, seed: int | None = None) -> Tensor:
         """Draw n observations for each theta ``(*, P)``: ``(n, *, *x_shape)``; counts are rounded."""
-        drawn = self.density.sample(n, theta, seed=seed)
+        drawn = self.density.sample(n, theta, seed=seed) + self.trend(theta)
         flat = drawn.new_zeros(*drawn.shape[:-1], self.x_shape.numel())
         flat[..., self.varies] = drawn
         flat = torch.where(self.counts, flat.round(), flat)

@@ -9,6 +9,7 @@ from sbi_physics.models.build import Architecture, build_density, build_embeddin
 from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.models.ratio import RatioEstimator
 from sbi_physics.models.scaling import ParameterScaling
+from sbi_physics.models.trend import Trend
 
 __all__ = ["RATIO", "RATIO_OPTIONS", "build_likelihood", "build_ratio"]
 
@@ -22,7 +23,8 @@ def build_likelihood(
     """An untrained likelihood of the observables that vary, booleans ``(D,)``."""
     scaling = ParameterScaling(parameters.bounds)
     density = build_density(architecture, bounds=None, context_scaling=scaling, engine=engine)
-    return LearnedLikelihood(density, architecture.observed_shape, varies, counts)
+    trend = Trend(parameters.bounds, int(varies.sum()))
+    return LearnedLikelihood(density, trend, architecture.observed_shape, varies, counts)
 
 
 def build_ratio(architecture: Architecture, parameters: Parameters, embedding: nn.Module | None) -> RatioEstimator:

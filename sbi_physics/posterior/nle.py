@@ -117,9 +117,10 @@ class NLE:
         with seeded(derive(check_seed(seed), "weights")):
             likelihood = build_likelihood(architecture, self.parameters, varies, counts, engine=self.engine)
         events = likelihood.events(pairs.x, derive(seed, "blur"))
-        density = likelihood.density.fit_scaling(events, pairs.theta)
+        residuals = events - likelihood.trend.fit(pairs.theta, events)(pairs.theta)
+        density = likelihood.density.fit_scaling(residuals, pairs.theta)
         likelihood.to(self.device)
-        encoded, ladj = density.encode(events.to(self.device))
+        encoded, ladj = density.encode(residuals.to(self.device))
         record = train_density(
             density,
             [encoded.detach(), density.context_scaling(pairs.theta.to(self.device)).detach()],

@@ -7,6 +7,7 @@ from sbi_physics.core.errors import NonFiniteError, ShapeError
 from sbi_physics.models.flows.build import build_flow
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.likelihood import LearnedLikelihood
+from sbi_physics.models.trend import Trend
 
 
 def data(n=200):
@@ -27,7 +28,7 @@ def likelihood():
     theta, x = data()
     varies, counts = LearnedLikelihood.kinds(x)
     density = FlowDensity(build_flow("nsf", 2, 1, transforms=1, hidden_features=8), (2,), (1,))
-    made = LearnedLikelihood(density, (2, 2), varies, counts)
+    made = LearnedLikelihood(density, Trend(torch.tensor([[-torch.inf, torch.inf]]), 2), (2, 2), varies, counts)
     density.fit_scaling(made.events(x), theta)
     return made.eval()
 
@@ -56,6 +57,10 @@ def test_one_observation_serves_all_rows(likelihood):
     each = torch.stack([likelihood.log_likelihood(t.unsqueeze(0), x[:1])[0] for t in theta])
     torch.testing.assert_close(likelihood.log_likelihood(theta, x[:1]), each)
     torch.testing.assert_close(likelihood.log_likelihood(theta, x[:1].expand(5, 2, 2)), each)
+    again = likelihood.log_likelihood(theta.repeat(2, 1), x)
+    torch.testing.assert_close(again, likelihood.log_likelihood(theta, x).repeat(2))
+    with pytest.raises(ShapeError, match="expected a multiple of the 2 rows of x, got 5 rows"):
+        likelihood.log_likelihood(theta, x[:2])
 
 
 def test_draws_look_like_the_data(likelihood):

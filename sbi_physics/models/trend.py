@@ -1,0 +1,75 @@
+r"""`Trend`: what a linear fit knows of data, given the parameters, so that a network need not learn it.
+
+$$ x = W \phi(\theta) + b + r , $$
+
+where $\phi$ scales the parameters (`ParameterScaling`) and the least squares over the training pairs fix W and b to a
+precision that no network reaches from the same pairs.  The residual r is what a density is learned of; the shift leaves
+densities as they are.  A line that is fitted to a curve would do harm: only those numbers of x get a trend whose
+residual is not explained any better with products and cubes of the parameters.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sbi_physics.models.scaling import ParameterScaling
+
+__all__ = ["Trend"]
+
+# Below this many pairs for each coefficient a fit would add more noise than it takes away.
+_PAIRS_PER_COEFFICIENT = 20
+# Share of the residual variance that a curve may explain where a line is good enough.
+_CURVATURE = 0.02
+
+
+class Trend(nn.Module):
+    """A linear function of parameters, fitted once by least squares; zero until then.
+
+    Args:
+        bounds: ``(P, 2)`` of the parameters.
+        outputs: D.
+    """
+
+    weight: Tensor
+
+    def __init__(self, bounds: Tensor, outputs: int) -> None:
+        super().__init__()
+        self.scaling = ParameterScaling(bounds)
+        self.register_buffer("weight", torch.zeros(len(bounds) + 1, outputs))
+
+    def fit(self, theta: Tensor, x: Tensor) -> "Trend":
+        """Learn from pairs of theta ``(n, P)`` and x ``(n, D)``, in double precision; returns itself."""
+        self.scaling.fit(theta)
+        line = self._features(theta).double()
+        curve = torch.cat([line, _curved(line[:, :-1], len(theta))], -1)
+        if len(theta) < _PAIRS_PER_COEFFICIENT * curve.shape[-1]:
+            return self
+        weight, variance = _least_squares(line, x.double())
+        least = _least_squares(curve, x.double())[1]
+        straight = variance - least <= _CURVATURE * variance
+        self.weight.copy_(torch.where(straight, weight, 0.0))
+        return self
+
+    def forward(self, theta: Tensor) -> Tensor:
+        """Expected x ``(*, D)`` at theta ``(*, P)``."""
+        return self._features(theta) @ self.weight
+
+    def _features(self, theta: Tensor) -> Tensor:
+        scaled = self.scaling(theta)
+        return torch.cat([scaled, torch.ones_like(scaled[..., :1])], -1)
+
+
+def _curved(scaled: Tensor, n: int) -> Tensor:
+    """Products and cubes of scaled parameters ``(n, P)``; squares only, where there are too many products."""
+    dims = scaled.shape[-1]
+    first, second = torch.triu_indices(dims, dims)
+    if n < _PAIRS_PER_COEFFICIENT * (1 + 2 * dims + len(first)):
+        first = second = torch.arange(dims)
+    return torch.cat([scaled[:, first] * scaled[:, second], scaled**3], -1)
+
+
+def _least_squares(features: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients and unbiased variances of the residuals ``(D,)``."""
+    # Columns may say the same; this driver, which there is on the CPU, takes the shortest solution.
+    weight = torch.linalg.lstsq(features.cpu(), x.cpu(), driver="gelsd").solution.to(x.device)
+    residual = (x - features @ weight).square().sum(0)
+    return weight, residual / (len(x) - features.shape[-1])
