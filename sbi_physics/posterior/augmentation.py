@@ -5,6 +5,9 @@ simulations a network learns p(x | theta) better than p(theta | x).  Draws of th
 then worth having beside the real simulations when the posterior network is trained (the two networks of SNPLA: Wiqvist,
 Frellsen and Picchini 2021, arXiv:2102.06522).  Where the likelihood is hard to learn such draws do harm; real
 simulations that neither network has seen decide.
+
+Where one observation alone matters, draws near it are worth most.  To choose draws by their x leaves p(theta | x) as it
+is, so that many can be made and only the nearest be kept.
 """
 
 import math
@@ -21,14 +24,18 @@ from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.posterior.nle import NLE
 from sbi_physics.train.config import TrainConfig
 
-__all__ = ["Proposal", "Synthetic", "synthetic_pairs", "worth_trying"]
+__all__ = ["Distance", "Proposal", "Synthetic", "nearest", "synthetic_pairs", "worth_trying"]
 
 Proposal = Callable[[int, int], Tensor]
 """Called with a number and a seed: draws ``(n, P)`` of what theta of the simulations were drawn from."""
 
+Distance = Callable[[Tensor], Tensor]
+"""Of observations ``(n, *x_shape)`` from the one that matters: ``(n,)``."""
+
 _MOST_OBSERVABLES = 20
 _MOST_SIMULATIONS = 20_000
 _DRAWS_EACH = 5
+_COPIES = 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def synthetic_pairs(
     theta: Tensor,
     x: Tensor,
     proposal: Proposal | None,
+    distance: Distance | None = None,
     *,
     config: TrainConfig,
     device: torch.device,
@@ -73,6 +81,7 @@ def synthetic_pairs(
         theta: ``(N, P)``.
         x: ``(N, *x_shape)``.
         proposal: what theta was drawn from; None for the prior.
+        distance: of x from the one observation that matters; then twenty times as many are drawn, and the nearest kept.
         config: settings of the training of a posterior on real simulations; also that of the likelihood.
         device: where to train.
         seed: of the training and the draws.
@@ -85,9 +94,20 @@ def synthetic_pairs(
     points = (
         parameters.sample(n, seed=derive(seed, "theta")) if proposal is None else proposal(n, derive(seed, "theta"))
     )
+    if distance is not None:
+        points = points.repeat(_COPIES, 1)
     drawn = likelihood.sample(1, points.to(device), seed=derive(seed, "x"))[0].cpu()
     good = torch.isfinite(drawn.flatten(1)).all(1)
+    points, drawn = points[good].cpu(), drawn[good]
+    if distance is not None:
+        rows = nearest(distance(drawn), min(n, len(drawn)))
+        points, drawn = points[rows], drawn[rows]
     # The epochs of one fit are about twice those steps: many more events are seen, and each a few times.
     epochs = max(1, math.ceil(2.4 * config.epochs / (_DRAWS_EACH + 1)))
     settings = {**config.__dict__, "epochs": epochs}
-    return Synthetic(points[good].cpu(), drawn[good], TrainConfig(**settings))
+    return Synthetic(points, drawn, TrainConfig(**settings))
+
+
+def nearest(distances: Tensor, n: int) -> Tensor:
+    """The numbers of the n smallest distances, in their order."""
+    return distances.topk(n, largest=False).indices.sort().values

@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from nflows.flows.base import Flow
@@ -32,7 +32,7 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.embedding.residual import ResidualEncoder
 from sbi_physics.models.flows.build import BOX
 from sbi_physics.models.flows.engines import check_engine
-from sbi_physics.posterior.augmentation import Proposal, synthetic_pairs, worth_trying
+from sbi_physics.posterior.augmentation import Distance, Proposal, nearest, synthetic_pairs, worth_trying
 from sbi_physics.posterior.data import Failed, TrainingPairs, training_pairs
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.encoding import FLAT, check_embedding, choose_encoder
@@ -42,6 +42,8 @@ from sbi_physics.train.split import held_out_rows
 
 __all__ = ["NPE"]
 
+# Of the simulations that are held out, those near the one observation that a fit is for.
+_NEAREST_SHARE = 0.2
 
 _Fitted: TypeAlias = tuple[ConditionalDensity, TrainingRecord]
 """A density, and how its training went."""
@@ -151,18 +153,23 @@ class NPE:
         x: Any,
         *,
         proposal: Proposal | None = None,
+        x_obs: Tensor | None = None,
         weights: Any = None,
         failed: Failed,
         seed: int,
         checkpoint: str | None = None,
         progress: bool,
     ) -> DirectPosterior:
-        """As `fit`; the proposal draws theta like those of the simulations, None where that is the prior."""
+        """As `fit`, with what sequential estimation knows.
+
+        The proposal draws theta like those of the simulations, None where that is the prior; x_obs ``(1, *x_shape)`` is
+        the one observation that the fit is for, None where it is for all.
+        """
         began = time.monotonic()
         with seeded(derive(check_seed(seed), "encoder")):
             embedding = choose_encoder(self.embedding, theta_or_store, x)
         pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
-        fit = _Fit(self, pairs, embedding, seed, progress)
+        fit = _Fit(self, pairs, embedding, x_obs, seed, progress)
         density, record = fit.plain(pairs.weights(weights), checkpoint)
         augmented = self._augments(pairs, weights, isinstance(embedding, ResidualEncoder))
         if augmented:
@@ -199,6 +206,7 @@ class _Fit:
     npe: NPE
     pairs: TrainingPairs
     embedding: Any
+    x_obs: Tensor | None
     seed: int
     progress: bool
 
@@ -216,29 +224,51 @@ class _Fit:
 
     def plain(self, weights: Tensor | None, checkpoint: str | None) -> _Fitted:
         """Train on the simulations."""
-        density = self._density()
-        data = self._encoded(density, self.pairs.theta, self.pairs.x)
-        return density, self._train(density, data, weights=weights, checkpoint=checkpoint, config=self.npe.config)
+        density, (theta, x) = self._density(), (self.pairs.theta, self.pairs.x)
+        options: dict[str, Any] = {"checkpoint": checkpoint, "config": self.npe.config}
+        if self.x_obs is None:
+            record = self._train(density, self._encoded(density, theta, x), "", weights=weights, **options)
+            return density, record
+        rows, held_out = self._split(density)
+        data, validation = (self._encoded(density, theta[part], x[part]) for part in (rows, held_out))
+        return density, self._train(density, data, "", validation=validation, **options)
 
     def augmented(self, proposal: Proposal | None, checkpoint: str | None) -> _Fitted:
         """Train on the simulations and on draws of their learned likelihood."""
-        theta, x, npe = self.pairs.theta, self.pairs.x, self.npe
-        rows, held_out = held_out_rows(len(theta), npe.config.validation_fraction, derive(self.seed, "train"))
+        density, theta, x, npe = self._density(), self.pairs.theta, self.pairs.x, self.npe
+        rows, held_out = self._split(density)
         synthetic = synthetic_pairs(
             npe.parameters,
             theta[rows],
             x[rows],
             proposal,
+            None if self.x_obs is None else self._distance(density),
             config=npe.config,
             device=npe.device,
             seed=derive(self.seed, "augment"),
             progress=self.progress,
         )
-        density = self._density()
         data = self._encoded(density, torch.cat([theta[rows], synthetic.theta]), torch.cat([x[rows], synthetic.x]))
         validation = self._encoded(density, theta[held_out], x[held_out])
         path = None if checkpoint is None else f"{checkpoint}.augmented"
-        return density, self._train(density, data, validation=validation, checkpoint=path, config=synthetic.config)
+        return density, self._train(
+            density, data, ", augmented", validation=validation, checkpoint=path, config=synthetic.config
+        )
+
+    def _split(self, density: ConditionalDensity) -> tuple[Tensor, Tensor]:
+        """Simulations to train on, and held out; of these only the nearest, where one observation alone counts."""
+        n, fraction = len(self.pairs.theta), self.npe.config.validation_fraction
+        rows, held_out = held_out_rows(n, fraction, derive(self.seed, "train"))
+        if self.x_obs is not None:
+            distances = self._distance(density)(self.pairs.x[held_out])
+            held_out = held_out[nearest(distances, math.ceil(_NEAREST_SHARE * len(held_out)))]
+        return rows, held_out
+
+    def _distance(self, density: ConditionalDensity) -> Distance:
+        """From the observation, as contexts are scaled."""
+        device, scaling = self.npe.device, density.context_scaling
+        origin = scaling(cast(Tensor, self.x_obs).to(device))
+        return lambda x: (scaling(x.to(device)) - origin).flatten(1).square().sum(1).cpu()
 
     def _density(self) -> ConditionalDensity:
         npe, embedding = self.npe, copy.deepcopy(self.embedding)
@@ -254,10 +284,9 @@ class _Fit:
         encoded, _ = density.encode(theta.to(self.npe.device))
         return [encoded.detach(), density.context_scaling(x.to(self.npe.device)).detach()]
 
-    def _train(self, density: ConditionalDensity, data: list[Tensor], **options: Any) -> TrainingRecord:
-        description = "training the posterior" + (", augmented" if "validation" in options else "")
-        options |= {"seed": derive(self.seed, "train"), "progress": self.progress, "description": description}
-        return train_density(density, data, **options)
+    def _train(self, density: ConditionalDensity, data: list[Tensor], kind: str, **options: Any) -> TrainingRecord:
+        options |= {"seed": derive(self.seed, "train"), "progress": self.progress}
+        return train_density(density, data, description=f"training the posterior{kind}", **options)
 
 
 def _box_options(parameters: Parameters, options: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,15 @@ leak out of the prior, and calibration can be checked inside the region.
 The regions lie one inside the other.  Inside the last one each proposal is proportional to the prior, and so are the
 pairs of all rounds together: trained on all of them, the network is right wherever the observation puts its posterior.
 It is not for other observations, which is why the result is tied to this one.
+
+The last round is where the fit must be good: there the network is also trained on draws of a learned likelihood that
+come out near the observation, where that helps (`posterior.augmentation`).
 """
 
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from nflows.flows.base import Flow
@@ -46,6 +49,7 @@ class TSNPE:
         ensemble: flows whose mixture is the posterior.
         config: settings of the training loop, in every round.
         engine: how flows are run.
+        augment: whether to train on draws of a learned likelihood in the last round, as for `NPE`.
         **options: of the named flow.
     """
 
@@ -59,10 +63,12 @@ class TSNPE:
         ensemble: int = 1,
         config: TrainConfig | None = None,
         engine: str = "auto",
+        augment: bool | Literal["auto"] = "auto",
         **options: Any,
     ) -> None:
-        self.estimator = NPE(
-            prior, model, embedding, device, ensemble=ensemble, config=config, engine=engine, **options
+        settings: dict[str, Any] = {"ensemble": ensemble, "config": config, "engine": engine, **options}
+        self.estimator, self.last = (
+            NPE(prior, model, embedding, device, augment=augmented, **settings) for augmented in (False, augment)
         )
         self.parameters = self.estimator.parameters
 
@@ -124,15 +130,17 @@ class TSNPE:
             past = (
                 (new.theta, new.x) if past is None else (torch.cat([past[0], new.theta]), torch.cat([past[1], new.x]))
             )
-            posterior = self.estimator._fit(
+            last = i + 1 == count or (max_seconds is not None and time.monotonic() - began > max_seconds)
+            posterior = (self.last if last else self.estimator)._fit(
                 *past,
                 proposal=partial(_propose, prior),
+                x_obs=prior.x_obs if last else None,
                 failed="refuse",
                 seed=derive(seed, "train", i),
                 progress=progress,
             )
             told.append({"simulations": size, "share_of_prior": share, "seconds": time.monotonic() - began})
-            if i + 1 == count or (max_seconds is not None and time.monotonic() - began > max_seconds):
+            if last or (max_seconds is not None and time.monotonic() - began > max_seconds):
                 break
             prior = prior.cut(posterior, epsilon, derive(seed, "cut", i))
         provenance = {**posterior.provenance, "rounds": told}
