@@ -159,7 +159,7 @@ class SimulatedCloud:
     def _beyond(self, measures: Array) -> Array:
         """Which columns of the measures ``(2, m)`` are beyond the margin: boolean ``(m,)``."""
         bound = self.farthest + _MARGIN * (self.farthest - self.median)
-        return (measures > bound[:, None]).any(0)
+        return np.asarray((measures > bound[:, None]).any(0))
 
     def _untold(self, row: Array) -> bool:
         """Whether there was no warning of this row yet; from now on there was."""
