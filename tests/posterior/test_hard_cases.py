@@ -14,7 +14,7 @@ import sbi_physics as sp
 from sbi_physics.sampling.smc import tempered_smc
 from sbi_physics.train.config import TrainConfig
 
-pytestmark = pytest.mark.timeout(60, func_only=True)
+pytestmark = pytest.mark.timeout(120, func_only=True)
 
 TINY = {"hidden_features": 8, "blocks": 1, "config": TrainConfig(epochs=1)}
 FLOW = {**TINY, "transforms": 1, "engine": "eager"}
@@ -109,8 +109,12 @@ def correct(posterior, x):
         posterior.correct(lambda theta, x: torch.zeros(len(theta)), x, 500, "mcmc", max_calls=10)
 
 
+def sample(posterior, x):
+    return (posterior.with_sampler(particles=40) if hasattr(posterior, "with_sampler") else posterior).sample(20, x)
+
+
 USES = {
-    "sample": lambda posterior, x: posterior.sample(20, x),
+    "sample": sample,
     "log_prob": lambda posterior, x: posterior.log_prob(torch.tensor([0.5]), x),
     "log_likelihood": lambda posterior, x: posterior.log_likelihood(torch.tensor([[0.5]]), x),
     "correct": correct,
