@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Cloud", "differs", "fit_cloud"]
+__all__ = ["Cloud", "differs", "fit_cloud", "most_rows"]
 
 Array = np.ndarray[Any, Any]
 
@@ -91,9 +91,14 @@ def most_rows(features: int) -> int:
     return max(100, _NUMBERS_AT_ONCE // max(features, 1))
 
 
-def fit_cloud(rows: Array, every: Array | None = None) -> Cloud:
-    """The cloud of rows ``(n, F)``; deviations, and what is constant, are taken from `every` ``(N, F)`` if given."""
+def fit_cloud(rows: Array, every: Array | None = None, *, correlated: bool = True) -> Cloud:
+    """The cloud of rows ``(n, F)``; deviations, and what is constant, are taken from `every` ``(N, F)`` if given.
+
+    Without correlations, Sigma is the identity.
+    """
     mean, deviation, constant = _moments(rows if every is None else every)
+    if not correlated:
+        return Cloud(mean, deviation, constant, np.zeros((0, len(mean))), np.zeros(0), 1.0)
     z = np.where(np.isnan(rows) | constant, 0.0, (rows - mean) / deviation)
     shift = z.mean(0)
     mean, z = mean + shift * deviation, z - shift

@@ -19,6 +19,7 @@ from sbi_physics.posterior.build import RATIO, build_likelihood, build_ratio
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
 from sbi_physics.posterior.posterior import X_OBS, Posterior
+from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.store.models import read_model
 
 __all__ = ["load", "save"]
@@ -74,6 +75,7 @@ def load(
     direct = header["kind"] == DirectPosterior.KIND
     model: nn.Module
     try:
+        simulated = SimulatedCloud.take(tensors)
         if direct:
             own = (copy.deepcopy(flow), copy.deepcopy(embedding))
             model = build_density(architecture, bounds=parameters.bounds, flow=own[0], embedding=own[1])
@@ -88,7 +90,7 @@ def load(
         raise StoreError(f"{path}: the header and the weights do not fit together: {_reason(error)}") from error
     model.to(resolve_device(device)).eval()
     kind = DirectPosterior if direct else LikelihoodPosterior
-    return kind(parameters, model, architecture, provenance, x_obs)
+    return kind(parameters, model, architecture, provenance, x_obs, simulated)
 
 
 def _likelihood_model(

@@ -1,4 +1,4 @@
-r"""`LikelihoodPosterior`: the prior times a learned likelihood, drawn from by sequential Monte Carlo.
+r"""`LikelihoodPosterior`: the prior times a learned likelihood, drawn from by a sampler.
 
 With k independent observations of one theta the likelihoods multiply and the prior counts once,
 
@@ -9,7 +9,7 @@ where the last factor is there if simulations failed.  A likelihood-to-evidence 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,18 @@ from sbi_physics.models.ratio import RatioEstimator
 from sbi_physics.models.success import SuccessProbability
 from sbi_physics.posterior.observation import Observation
 from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.sampling.annealed_hmc import annealed_hmc
 from sbi_physics.sampling.importance import Proposal
 from sbi_physics.sampling.smc import tempered_smc
 
 __all__ = ["LikelihoodModel", "LikelihoodPosterior"]
 
 _POOL = 10_000
+_SAMPLERS: dict[str, tuple[Callable[..., Samples], tuple[str, ...]]] = {
+    "smc": (tempered_smc, ("particles", "effective_share")),
+    "hmc": (annealed_hmc, ("particles", "chains", "warmup", "dense", "acceptance")),
+}
+"""What draws, and the options that a user may set."""
 
 
 class LikelihoodModel(nn.Module):
@@ -56,25 +62,31 @@ class LikelihoodPosterior(Posterior):
     """Prior times learned likelihood; `log_prob` is known up to the evidence of each observation.
 
     Attributes:
-        sampler: options of `sampling.smc.tempered_smc`, see `with_sampler`.
+        method: how it is drawn from, ``"smc"`` or ``"hmc"``, see `with_sampler`.
+        sampler: options of that.
     """
 
     KIND: ClassVar[str] = "likelihood"
     JOINS: ClassVar[bool] = True
 
+    method: str = "smc"
     sampler: dict[str, Any] = field(default_factory=dict)
 
-    def with_sampler(self, **options: Any) -> "LikelihoodPosterior":
-        """The same posterior, drawn from with other options.
+    def with_sampler(self, method: Literal["smc", "hmc"] = "smc", **options: Any) -> "LikelihoodPosterior":
+        """The same posterior, drawn from in another way.
 
         Args:
-            **options: particles, effective_share (`sampling.smc.tempered_smc`).
+            method: ``"smc"``, a cloud annealed from the prior, which needs no gradient; or ``"hmc"``, Hamiltonian
+                chains that start at such a cloud, for many parameters.
+            **options: of ``"smc"``: particles, effective_share (`sampling.smc.tempered_smc`); of ``"hmc"``: particles,
+                chains, warmup, dense, acceptance (`sampling.annealed_hmc`).
 
         Raises:
-            UsageError: an option is not known.
+            UsageError: the method or an option is not known.
         """
-        known_keys(list(options), ["particles", "effective_share"], "option of the sampler")
-        return replace(self, sampler=options)
+        known_keys([method], list(_SAMPLERS), "method of the sampler")
+        known_keys(list(options), _SAMPLERS[method][1], f"option of the sampler {method!r}")
+        return replace(self, method=method, sampler=options)
 
     @property
     def likelihood(self) -> LearnedLikelihood | RatioEstimator:
@@ -118,9 +130,9 @@ class LikelihoodPosterior(Posterior):
     def sample(
         self, n: int, x_obs: Any = None, *, iid: bool = False, seed: int = 0, max_seconds: float | None = None
     ) -> Samples:
-        """Draw n points by tempered sequential Monte Carlo from the prior; see `Posterior.sample`.
+        """Draw n points by the sampler, tempered sequential Monte Carlo unless stated; see `Posterior.sample`.
 
-        The diagnostics are those of `sampling.smc`: acceptance, effective sample size, log-evidence.
+        The diagnostics are those of the sampler: acceptance, effective sample size, R-hat, log-evidence, a verdict.
         """
         observation = self._observation(x_obs, iid=iid)
         return self._drawn(positive_integer(n, "n"), observation, seed, max_seconds)
@@ -128,14 +140,13 @@ class LikelihoodPosterior(Posterior):
     def _drawn(self, n: int, observation: Observation, seed: int, max_seconds: float | None = None) -> Samples:
         x, batched = observation.x, observation.batched
 
-        @torch.no_grad()
         def log_likelihood(theta: Tensor, which: Tensor | None = None) -> Tensor:
             """Theta ``(m, P)``, or ``(A, m, P)`` for the observations `which` ``(A,)``."""
             if which is None:
                 return self._joined(theta, observation)
             return self._joined(theta.movedim(0, 1), Observation(x[which], True)).movedim(0, 1)
 
-        return tempered_smc(
+        return _SAMPLERS[self.method][0](
             log_likelihood,
             self.parameters,
             n,

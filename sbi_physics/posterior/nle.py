@@ -24,6 +24,7 @@ from sbi_physics.posterior.data import Failed, training_pairs
 from sbi_physics.posterior.encoding import DEFAULT_ENCODER
 from sbi_physics.posterior.estimator import fit_success
 from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
+from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.density import train_density
 
@@ -140,4 +141,6 @@ class NLE:
             # In nats per event in the units of x, up to the share of events held out.
             "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
         }
-        return LikelihoodPosterior(self.parameters, LikelihoodModel(likelihood, success), architecture, provenance)
+        model = LikelihoodModel(likelihood, success)
+        simulated = SimulatedCloud.fit(pairs.x, seed=derive(seed, "simulated"))
+        return LikelihoodPosterior(self.parameters, model, architecture, provenance, simulated=simulated)

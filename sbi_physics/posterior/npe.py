@@ -36,6 +36,7 @@ from sbi_physics.posterior.augmentation import Distance, Proposal, nearest, synt
 from sbi_physics.posterior.data import Failed, TrainingPairs, training_pairs
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.encoding import FLAT, check_embedding, choose_encoder
+from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.density import train_density
 from sbi_physics.train.split import held_out_rows
@@ -187,7 +188,8 @@ class NPE:
             # In nats per event in the units of theta, up to the share of events held out.
             "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
         }
-        return DirectPosterior(self.parameters, density, fit.architecture, provenance)
+        simulated = SimulatedCloud.fit(pairs.x, seed=derive(seed, "simulated"))
+        return DirectPosterior(self.parameters, density, fit.architecture, provenance, simulated=simulated)
 
     def _augments(self, pairs: TrainingPairs, weights: Any, plain_numbers: bool) -> bool:
         """Whether to try a fit with draws of a learned likelihood."""

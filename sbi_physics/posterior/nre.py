@@ -20,6 +20,7 @@ from sbi_physics.posterior.data import Failed, training_pairs
 from sbi_physics.posterior.encoding import check_embedding, choose_encoder
 from sbi_physics.posterior.estimator import fit_success
 from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
+from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
 
@@ -118,4 +119,6 @@ class NRE:
             "training": replace(record, seconds=time.monotonic() - began).to_dict(),
             "validation_loss": record.best_validation_loss,
         }
-        return LikelihoodPosterior(self.parameters, LikelihoodModel(ratio, success), architecture, provenance)
+        model = LikelihoodModel(ratio, success)
+        simulated = SimulatedCloud.fit(pairs.x, seed=derive(seed, "simulated"))
+        return LikelihoodPosterior(self.parameters, model, architecture, provenance, simulated=simulated)

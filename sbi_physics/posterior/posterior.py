@@ -15,7 +15,9 @@ from sbi_physics.core.errors import ConvergenceError, ShapeError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.samples import Cost, Samples
 from sbi_physics.models.build import Architecture
+from sbi_physics.posterior.encoding import packing_of
 from sbi_physics.posterior.observation import Observation, read_observation
+from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.sampling.importance import Proposal, importance_sample
 from sbi_physics.sampling.independence import independence_metropolis
 from sbi_physics.sampling.target import checked_log_density, posterior_target
@@ -38,6 +40,8 @@ class Posterior(ABC):
         architecture: how the network is built again from a file.
         provenance: what it was trained on and how training went.
         x_obs: ``(1, *x_shape)``, the only observation that this posterior is for; None where it serves any.
+        simulated: where the simulations of the training lie; an observation far from them is answered with a warning
+            in the log of the package, once.  None where it is not known.
     """
 
     KIND: ClassVar[str]
@@ -49,6 +53,7 @@ class Posterior(ABC):
     architecture: Architecture
     provenance: dict[str, Any] = field(default_factory=dict)
     x_obs: Tensor | None = None
+    simulated: SimulatedCloud | None = None
 
     @abstractmethod
     def sample(
@@ -170,6 +175,8 @@ class Posterior(ABC):
         tensors = dict(self.model.state_dict())
         if self.x_obs is not None:
             tensors[X_OBS] = self.x_obs
+        if self.simulated is not None:
+            tensors |= self.simulated.tensors()
         header = {
             "kind": self.KIND,
             "parameters": self.parameters.to_dict(),
@@ -186,6 +193,8 @@ class Posterior(ABC):
         )
         if self.x_obs is not None and not _same(observation.x, self.x_obs):
             raise UsageError("x_obs: this posterior was fitted for one observation and knows nothing of others")
+        if self.simulated is not None:
+            self.simulated.warn(observation.x, packing_of(self.encoder))
         return observation
 
     def _points(self, theta: Any, observation: Observation) -> Tensor:

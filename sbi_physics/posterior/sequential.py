@@ -142,9 +142,11 @@ class TSNPE:
             told.append({"simulations": size, "share_of_prior": share, "seconds": time.monotonic() - began})
             if last or (max_seconds is not None and time.monotonic() - began > max_seconds):
                 break
-            prior = prior.cut(posterior, epsilon, derive(seed, "cut", i))
+            # One warning of an observation far from the simulations is enough: that of the first round.
+            cutter = posterior if i == 0 else replace(posterior, simulated=None)
+            prior = prior.cut(cutter, epsilon, derive(seed, "cut", i))
         provenance = {**posterior.provenance, "rounds": told}
-        return DirectPosterior(self.parameters, posterior.model, posterior.architecture, provenance, prior.x_obs)
+        return replace(posterior, provenance=provenance, x_obs=prior.x_obs)
 
 
 def _propose(prior: TruncatedPrior, n: int, seed: int) -> Tensor:

@@ -93,7 +93,7 @@ def importance_sample(
     if not bool(torch.isfinite(raw).any()):
         raise ConvergenceError(
             f"none of {done} proposals has a finite posterior density: the observation is impossible under the prior, "
-            "or the proposal misses the posterior altogether"
+            "or the proposal misses the posterior altogether; check units, and that the prior holds the truth"
         )
     smoothed, shape = pareto_smooth(raw)
     pareto_k, efficiency = float(shape), float(importance_efficiency(raw))

@@ -49,7 +49,7 @@ def independence_metropolis(
 
     Raises:
         BudgetError: a budget ended before the warm-up did.
-        ConvergenceError: fewer than 1 % of the proposals are accepted.
+        ConvergenceError: fewer than 1 % of the proposals are accepted, or none has a finite density.
         ShapeError, NonFiniteError: the proposal or the target gives no log-densities.
     """
     chains = min(positive_integer(chains, "chains"), positive_integer(n, "n"))
@@ -80,6 +80,11 @@ def independence_metropolis(
             accepted += int(accept.sum())
     if not kept:
         raise BudgetError(f"the budget ended after {calls} calls, within the warm-up of the chains")
+    if not bool(torch.isfinite(log_ratio).any()):
+        raise ConvergenceError(
+            f"none of {calls} proposals has a finite posterior density: the observation is impossible under the prior, "
+            "or the proposal misses the posterior altogether; check units, and that the prior holds the truth"
+        )
     acceptance = accepted / (len(kept) * chains)
     if acceptance < 0.01:
         raise ConvergenceError(

@@ -81,7 +81,8 @@ def _check_possible(found: Tensor, tried: Tensor, least: int) -> None:
         which += f" and {len(bad) - 8} more"
     if not int(found[first]):
         raise ConvergenceError(
-            f"{which}: impossible under the prior: the likelihood is zero at all of {int(tried[first])} draws of it"
+            f"{which}: impossible under the prior: the likelihood is zero at all of {int(tried[first])} draws of it; "
+            "check units, and that the prior holds the truth"
         )
     raise ConvergenceError(
         f"{which}: almost impossible under the prior: the likelihood is above zero at only {int(found[first])} of "

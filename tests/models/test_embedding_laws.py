@@ -27,6 +27,8 @@ ENCODERS_TESTED = {
     "stacked": ("gru", SERIES, {**SMALL, "layers": 2}),
     "times": ("gru", SERIES, {**SMALL, "times": 1}),
     "times alone": ("gru", (7, 1), {**SMALL, "times": 0}),
+    "frequencies": ("gru", SERIES, {**SMALL, "times": 1, "frequencies": 3}),
+    "frequencies of times alone": ("lstm", (7, 1), {**SMALL, "times": 0, "frequencies": 2}),
     "peephole": ("lstm", SERIES, {**SMALL, "peephole": True}),
     "stacked peephole": ("lstm", SERIES, {**SMALL, "peephole": True, "layers": 2, "times": 0}),
     "both ways": ("lstm", SERIES, {**SMALL, "bidirectional": True, "layers": 2}),
@@ -245,6 +247,9 @@ MISTAKES = {
     "peephole": (lambda: build_encoder("gru", SERIES, peephole=True), UsageError, "peephole: only an lstm has one"),
     "yes": (lambda: build_encoder("lstm", SERIES, bidirectional="yes"), UsageError, "bidirectional: expected True or"),
     "times": (lambda: build_encoder("gru", SERIES, times=3), UsageError, "times: .* 0 to 2, got 3"),
+    "frequencies": (lambda: build_encoder("gru", SERIES, frequencies=3), UsageError, "frequencies: expected 0 without"),
+    "no frequencies": (lambda: build_encoder("gru", SERIES, times=0, frequencies=-1), UsageError, "frequencies: expec"),
+    "drop": (lambda: build_encoder("gru", SERIES, drop=1.0), UsageError, r"drop: expected a number in \[0, 1\), got 1"),
     "heads": (
         lambda: build_encoder("transformer", SERIES, heads=5),
         UsageError,

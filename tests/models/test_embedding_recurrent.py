@@ -141,3 +141,38 @@ def test_the_gap_to_the_sample_before_is_seen():
     torch.testing.assert_close(seen[0][0, :, -1], expected)
     torch.testing.assert_close(seen[1][0, :, -1], torch.log1p(3 * torch.tensor([0.0, 2.0], dtype=torch.float64)))
     torch.testing.assert_close(seen[2][0, :, -1], -torch.log1p(3 * torch.tensor([0.0, 2.0], dtype=torch.float64)))
+
+
+def test_the_transform_of_a_series_is_that_at_its_times():
+    encoder = build_encoder("gru", (5, 2), hidden=H, features=3, times=0, frequencies=2).double()
+    x = series(shape=(1, 5, 2))
+    x[0, 3] = torch.nan
+    seen = []
+    encoder.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder(x)
+    encoder(x[:, [4, 1, 3, 0, 2]])
+    t, y = x[0, [0, 1, 2, 4]].unbind(-1)
+    phase = t.unsqueeze(1) * torch.tensor([1.0, 2.0]).double() * torch.pi / 12**0.5
+    wave = torch.cat([phase.cos(), phase.sin()], 1)
+    expected = (y.unsqueeze(1) * wave).sum(0) / 2
+    torch.testing.assert_close(seen[0][0, -4:], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(seen[1][0, -4:], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_training_leaves_samples_out_and_nothing_else_does():
+    encoder = build_encoder("gru", (50, 2), hidden=H, features=3, drop=0.6).double()
+    x = series(shape=(400, 50, 2))
+    counts = []
+    encoder.head.register_forward_pre_hook(lambda _, inputs: counts.append(torch.expm1(inputs[0][:, -1].detach())))
+    with seeded(1):
+        first = encoder(x)
+    with seeded(1):
+        assert torch.equal(encoder(x), first)
+    # A share from 0 to 0.6 of 50 samples is left out of each series, 0.3 in the mean with a spread of 0.6 / sqrt(12).
+    share = 1 - counts[0] / 50
+    assert abs(float(share.mean()) - 0.3) < 4 * (0.03 + 0.3 * 0.7 / 50) ** 0.5 / 400**0.5
+    assert float(share.max()) > 0.5
+    assert float(share.min()) < 0.05
+    encoder.eval()
+    assert torch.equal(encoder(x), encoder(x))
+    torch.testing.assert_close(counts[-1], torch.full((400,), 50.0, dtype=torch.float64))

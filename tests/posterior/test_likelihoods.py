@@ -128,3 +128,41 @@ def test_wrong_arguments_are_named(make, message, uniform):
 def test_observables_that_say_nothing_are_refused(uniform, uniform_pairs):
     with pytest.raises(sp.UsageError, match="the same in all simulations"):
         nle(uniform.parameters).fit(uniform_pairs[0], torch.ones(500, 3), progress=False)
+
+
+@pytest.mark.parametrize("method", ["smc", "hmc"])
+def test_both_samplers_find_the_exact_posterior(method, gaussian, gaussian_pairs):
+    fitted = sp.NLE(gaussian.parameters, transforms=2, hidden_features=32, config=TrainConfig(epochs=15)).fit(
+        *gaussian_pairs, progress=False
+    )
+    options = {"particles": 400} if method == "smc" else {"particles": 200, "chains": 32, "warmup": 100}
+    x = torch.stack([X_OBS, -X_OBS])
+    samples = fitted.with_sampler(method, **options).sample(2000, x, seed=1)
+    mean, covariance = gaussian.posterior_mean_and_covariance(x)
+    sigma = covariance.diagonal().sqrt()
+    # 4,000 simulations fix a mean to a tenth of sigma; the draws to a twentieth.
+    assert ((samples.values.mean(1) - mean).abs() / sigma < 0.3).all()
+    assert ((samples.values.std(1) / sigma - 1).abs() < 0.15).all()
+    assert all(samples.diagnostics["converged"]), samples.diagnostics["verdict"]
+    assert len(samples.diagnostics["r_hat"]) == 2
+
+
+def test_both_samplers_agree(crude):
+    """On a network that knows little, and with parameters on an interval."""
+    draws = [
+        crude.with_sampler(method, particles=400).sample(4000, X_OBS, seed=1).values.double()
+        for method in ("smc", "hmc")
+    ]
+    sigma = draws[0].std(0)
+    # At least 400 of 4,000 draws count as independent: 0.07 sigma for the difference of two means; four of them.
+    assert ((draws[0].mean(0) - draws[1].mean(0)).abs() / sigma < 0.28).all()
+    assert (draws[1].std(0) / sigma - 1).abs().max() < 0.2
+
+
+def test_unknown_samplers_are_refused(crude):
+    with pytest.raises(sp.UsageError, match="method of the sampler: expected one of hmc, smc; got 'nuts'"):
+        crude.with_sampler("nuts")
+    with pytest.raises(sp.UsageError, match=r"option of the sampler 'smc': expected one of .*; got 'chains'"):
+        crude.with_sampler(chains=3)
+    with pytest.raises(sp.UsageError, match=r"option of the sampler 'hmc': expected one of .*; got 'effective_share'"):
+        crude.with_sampler("hmc", effective_share=0.5)
