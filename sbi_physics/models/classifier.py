@@ -53,7 +53,7 @@ class ModelClassifier(nn.Module):
         )
 
     def loss(self, scaled: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy ``(n,)`` of *scaled* observations ``(n, *x_shape)`` and the numbers of their models ``(n,)``."""
+        """Cross-entropy ``(n,)`` of *scaled* observations ``(n, *x_shape)`` and the indices of their models."""
         return F.cross_entropy(self.network(self.embedding(scaled)), label, reduction="none")
 
     def forward(self, x: Tensor) -> Tensor:

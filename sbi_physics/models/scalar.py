@@ -64,7 +64,8 @@ class ScalarDistribution(nn.Module):
     def fit_scaling(self, theta: Tensor, value: Tensor) -> "ScalarDistribution":
         """Learn the scaling of theta ``(N, P)`` and the ranks of the values ``(N,)``."""
         self.scaling.fit(theta)
-        self.stretched_scaling.fit(self._stretch(theta))
+        if len(self.stretched):
+            self.stretched_scaling.fit(self._stretch(theta))
         self.known.copy_(torch.stack([theta.amin(0), theta.amax(0)], -1))
         self.ranked.copy_(value.double().sort().values)
         return self

@@ -109,8 +109,8 @@ def test_bounds():
     torch.testing.assert_close(profile.log_likelihood, -rate / 2 - 0.5 * (rate + 0.5) ** 2 + 0.125, rtol=0, atol=2e-3)
     low, high = profile.interval(ONE_SIGMA)[0].tolist()
     assert low == 0.0
-    # r / 2 + (r + 1 / 2)**2 / 2 - 1 / 8 = 1 / 2
-    assert high == pytest.approx(EDGE, abs=0.01)
+    # r / 2 + (r + 1 / 2)**2 / 2 - 1 / 8 = 1 / 2, where r**2 + 2 r = 1
+    assert high == pytest.approx(math.sqrt(2) - 1, abs=0.01)
     flat = profile_likelihood(lambda t: 0 * t.sum(-1), parameters, "rate", points=5, ranges={"rate": (1.0, 2.0)})
     assert flat.interval()[0].tolist() == [-math.inf, math.inf]
 

@@ -42,13 +42,13 @@ def test_ripples_in_single_precision():
 
     def function(x, _):
         x = x.float()
-        return (0.02 * torch.cos(25 * x) - 0.5 * x**2).sum(-1)
+        return (0.02 * torch.cos(60 * x) - 0.5 * x**2).sum(-1)
 
     begin = starts(50, 2)
     walked, stuck = maximise(function, begin), maximise(function, begin, steps=0)
-    # The highest ripple is at 0.04, the next ones at 0.011.
-    assert walked.value.median() > 0.01
-    assert stuck.value.median() < -0.01
+    # The highest ripple is at 0.04, the next ones at 0.035 and 0.029.
+    assert (0.04 - walked.value).mean() < 0.04
+    assert (0.04 - stuck.value).mean() > 0.1
 
 
 def test_the_edge_of_a_support():
