@@ -8,15 +8,14 @@ so that $h_a - h_b - \ln(n_a/n_b)$ is the log of the Bayes factor, whatever the 
 integrated over by having been drawn from their priors.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sbi_physics.models.embedding.scaling import context_scaling_for
 from sbi_physics.models.residual import ResidualNetwork
-from sbi_physics.models.scaling import Scaling, Standardise, Whiten
 
 __all__ = ["ModelClassifier"]
-
-_MOST_WHITENED = 512
 
 
 class ModelClassifier(nn.Module):
@@ -42,15 +41,11 @@ class ModelClassifier(nn.Module):
         blocks: int = 2,
     ) -> None:
         super().__init__()
-        size = 1
-        for axis in x_shape:
-            size *= axis
-        flat = embedding is None and size <= _MOST_WHITENED
-        self.scaling: Scaling = Whiten(x_shape) if flat else Standardise(x_shape)
+        shape = torch.Size(x_shape)
+        self.scaling = context_scaling_for(shape, embedding)
         self.embedding = embedding if embedding is not None else nn.Flatten()
-        self.network = ResidualNetwork(
-            size if width is None else width, models, hidden_features=hidden_features, blocks=blocks
-        )
+        features = shape.numel() if width is None else width
+        self.network = ResidualNetwork(features, models, hidden_features=hidden_features, blocks=blocks)
 
     def loss(self, scaled: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy ``(n,)`` of *scaled* observations ``(n, *x_shape)`` and the indices of their models."""

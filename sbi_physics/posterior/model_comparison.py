@@ -11,7 +11,6 @@ simulations there are of each model does not matter, since their numbers are div
 It answers for data as the models make them.  Far from all simulations any answer may come out: check the data first.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sbi_physics.core.checks import as_tensor, known_keys, positive_integer, resolve_device
+from sbi_physics.core.checks import known_keys, positive_integer, resolve_device
 from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
 from sbi_physics.core.random import check_seed, derive, seeded
+from sbi_physics.core.validity import valid_rows
 from sbi_physics.diagnostics.reliability import Reliability, reliability
 from sbi_physics.models.build import context_width
 from sbi_physics.models.classifier import ModelClassifier
-from sbi_physics.posterior.data import Failed
-from sbi_physics.posterior.estimator import check_embedding
+from sbi_physics.posterior.data import Failed, observables
+from sbi_physics.posterior.encoding import FLAT, EncoderChoice, accepts_missing, check_embedding, choose_encoder
 from sbi_physics.posterior.evidence import model_prior, odds, strength
 from sbi_physics.posterior.observation import read_observation
+from sbi_physics.store.layout import Status
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
@@ -46,8 +47,10 @@ class ModelComparison:
     Args:
         names: of the models, in the order of their simulations; model_0, ... where None.
         prior: probabilities of the models before the data, by name or in their order; equal where None.
-        embedding: a module from observations ``(n, *x_shape)`` to summaries ``(n, C)``, trained jointly; None flattens.
-        members: classifiers.
+        embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
+            ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
+            ``(n, *x_shape)`` to ``(n, C)``; None, or ``"flat"``, is without any.
+        members: classifiers, at least two.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         config: settings of the training loop.
         hidden_features: width of the classifiers.
@@ -59,7 +62,7 @@ class ModelComparison:
         names: Sequence[str] | None = None,
         *,
         prior: Mapping[str, float] | Sequence[float] | None = None,
-        embedding: nn.Module | None = None,
+        embedding: Any = None,
         members: int = 4,
         device: str | torch.device = "auto",
         config: TrainConfig | None = None,
@@ -67,8 +70,10 @@ class ModelComparison:
         blocks: int = 2,
     ) -> None:
         self.names = None if names is None else tuple(names)
-        self.prior, self.embedding = prior, check_embedding(embedding)
-        self.members = positive_integer(members, "members")
+        self.prior, self.embedding = prior, check_embedding(FLAT if embedding is None else embedding)
+        if positive_integer(members, "members") < 2:
+            raise UsageError("members: expected at least 2 classifiers, whose spread is the error, got 1")
+        self.members = members
         self.device = resolve_device(device)
         self.config = config or TrainConfig(epochs=20)
         self.hidden_features = positive_integer(hidden_features, "hidden_features")
@@ -85,8 +90,8 @@ class ModelComparison:
         """Train on simulations of each model, with parameters from the prior of that model.
 
         Args:
-            simulations: for each model x ``(n, *x_shape)``, a `Simulations` object or the path of its file; by name, or
-                in the order of the names.  The shape of x is the same for all.
+            simulations: for each model x ``(n, *x_shape)`` or a dictionary of such, a `Simulations` object or the path
+                of its file; by name, or in the order of the names.  The shape of x is the same for all.
             failed: what to do where simulations failed: ``"refuse"``, or ``"correct"`` to train on the others and give
                 each model the share that succeeded as a factor: data that were measured did not fail.
             seed: of the initial weights, the validation splits and the shuffles.
@@ -98,29 +103,27 @@ class ModelComparison:
             NonFiniteError: simulations failed, and `failed` is ``"refuse"``.
             TrainingError: the loss is not finite.
         """
-        known_keys([failed], ["refuse", "correct"], "failed")
-        names, sets = self._named(simulations)
-        rows, attempted = _observations(names, sets, failed)
+        names, sets = _ordered(simulations, self.names)
+        prior = model_prior(self.prior, names)
+        with seeded(derive(check_seed(seed), "encoder")):
+            encoder = _encoder(self.embedding, sets[0])
+        rows, attempted = _observations(names, sets, failed, encoder)
         x = torch.cat(rows)
         label = torch.cat([torch.full((len(one),), m) for m, one in enumerate(rows)])
         shape = tuple(x.shape[1:])
-        width = None if self.embedding is None else context_width(shape, self.embedding)
-        scaling: dict[str, Tensor] | None = None
         classifiers, records = [], []
         for i in range(self.members):
-            with seeded(derive(check_seed(seed), "weights", i)):
+            with seeded(derive(seed, "weights", i)):
+                encoder = _encoder(self.embedding, sets[0])
                 one = ModelClassifier(
                     shape,
                     len(names),
-                    copy.deepcopy(self.embedding),
-                    width,
+                    encoder,
+                    context_width(shape, encoder),
                     hidden_features=self.hidden_features,
                     blocks=self.blocks,
                 )
-            if scaling is None:
-                one.scaling.fit(x)
-                scaling = one.scaling.state_dict()
-            one.scaling.load_state_dict(scaling)
+            one.scaling.fit(x)
             one.to(self.device)
             record = train(
                 one,
@@ -134,25 +137,7 @@ class ModelComparison:
             classifiers.append(one)
             records.append(record.to_dict())
         provenance = {"simulations": attempted.tolist(), "seed": seed, "training": records}
-        return ModelPosterior(
-            names, model_prior(self.prior, names), nn.ModuleList(classifiers), shape, attempted, provenance
-        )
-
-    def _named(self, simulations: Mapping[str, Any] | Sequence[Any]) -> tuple[tuple[str, ...], list[Any]]:
-        if isinstance(simulations, Mapping):
-            names = self.names or tuple(simulations)
-            if set(names) != set(simulations):
-                raise UsageError(f"simulations: expected those of {', '.join(names)}, got {', '.join(simulations)}")
-            sets = [simulations[name] for name in names]
-        else:
-            sets = list(simulations)
-            names = self.names or tuple(f"model_{i}" for i in range(len(sets)))
-        if len(sets) < 2 or len(names) != len(sets) or len(set(names)) < len(names):
-            raise UsageError(
-                f"simulations: expected those of two or more models with different names, got {len(sets)} for "
-                f"{', '.join(names)}"
-            )
-        return names, sets
+        return ModelPosterior(names, prior, nn.ModuleList(classifiers), shape, attempted, provenance)
 
 
 @dataclass(frozen=True, repr=False)
@@ -244,13 +229,12 @@ class ModelPosterior:
             seed: of the bootstrap.
             failed: as in `ModelComparison.fit`.
         """
-        known_keys([failed], ["refuse", "correct"], "failed")
-        mapping = isinstance(simulations, Mapping)
-        sets = [simulations[n] for n in self.names] if mapping else list(simulations)  # type: ignore[index]
-        if len(sets) != len(self.names):
-            raise UsageError(f"simulations: expected those of {len(self.names)} models, got {len(sets)}")
-        rows, attempted = _observations(self.names, sets, failed)
-        evidence, _ = self._evidence(torch.cat(rows))
+        _, sets = _ordered(simulations, self.names)
+        rows, attempted = _observations(self.names, sets, failed, self._encoder)
+        x = torch.cat(rows)
+        if tuple(x.shape[1:]) != self.x_shape:
+            raise ShapeError(f"simulations: expected x of shape {self.x_shape}, got {tuple(x.shape[1:])}")
+        evidence, _ = self._evidence(x)
         probability = torch.softmax(evidence.mean(0) + attempted.double().log(), -1)
         label = torch.cat([torch.full((len(one),), m) for m, one in enumerate(rows)])
         return reliability(probability, label, self.names, bins=bins, level=level, seed=seed)
@@ -259,12 +243,16 @@ class ModelPosterior:
     def _evidence(self, x_obs: Any) -> tuple[Tensor, bool]:
         """Log-evidences up to a constant of each observation, ``(k, B, M)``, and whether there is an axis B."""
         device = next(self.classifiers.parameters()).device
-        observation = read_observation(x_obs, self.x_shape, iid=False, device=device)
+        observation = read_observation(x_obs, self.x_shape, iid=False, device=device, encoder=self._encoder)
         parts = observation.x.split(_ROWS_AT_ONCE)
         logits = [torch.cat([one(part) for part in parts]) for one in self.classifiers]
         # Numbers of simulations were part of what the classifiers learned; those that failed count as made by nobody.
         log_prob = torch.log_softmax(torch.stack(logits).double().cpu(), -1)
         return log_prob - self.attempted.double().log(), observation.batched
+
+    @property
+    def _encoder(self) -> EncoderChoice:
+        return self.classifiers[0].embedding  # type: ignore[return-value]
 
     def _index(self, name: str) -> int:
         if name not in self.names:
@@ -272,23 +260,47 @@ class ModelPosterior:
         return self.names.index(name)
 
 
-def _observations(names: Sequence[str], sets: Sequence[Any], failed: Failed) -> tuple[list[Tensor], Tensor]:
+def _ordered(
+    simulations: Mapping[str, Any] | Sequence[Any], names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[Any]]:
+    """The names of the models, and the simulations of each in that order; files are opened."""
+    if isinstance(simulations, Mapping):
+        names = names or tuple(simulations)
+        if set(names) != set(simulations):
+            raise UsageError(f"simulations: expected those of {', '.join(names)}, got {', '.join(simulations)}")
+        sets = [simulations[name] for name in names]
+    else:
+        sets = list(simulations)
+        names = names or tuple(f"model_{i}" for i in range(len(sets)))
+    if len(sets) < 2 or len(names) != len(sets) or len(set(names)) < len(names):
+        raise UsageError(
+            f"simulations: expected those of two or more models with different names, got {len(sets)} for "
+            f"{', '.join(names) or 'none'}"
+        )
+    return names, [Simulations.open(one) if isinstance(one, str | Path) else one for one in sets]
+
+
+def _encoder(embedding: Any, one: Any) -> EncoderChoice:
+    """An untrained encoder for observations like those of one model."""
+    stored = isinstance(one, Simulations)
+    return choose_encoder(embedding, one if stored else None, None if stored else one)
+
+
+def _observations(
+    names: Sequence[str], sets: Sequence[Any], failed: Failed, encoder: EncoderChoice
+) -> tuple[list[Tensor], Tensor]:
     """X of the simulations of each model that succeeded, and how many were attempted of each ``(M,)``."""
-    rows, attempted = [], []
+    known_keys([failed], ["refuse", "correct"], "failed")
+    rows: list[Tensor] = []
+    attempted = []
     for name, one in zip(names, sets, strict=True):
-        if isinstance(one, str | Path):
-            one = Simulations.open(one)
-        given = one.x if isinstance(one, Simulations) else one
-        if isinstance(given, dict):
-            raise UsageError(f"{name}: expected one array x, got several named ones ({', '.join(given)})")
-        x = as_tensor(given, name)
-        x = x.unsqueeze(1) if x.ndim == 1 else x
-        if x.ndim < 2 or (rows and x.shape[1:] != rows[0].shape[1:]):
-            wanted = "(n, ...)" if not rows else f"(n, {', '.join(map(str, rows[0].shape[1:]))}), as of {names[0]}"
-            raise ShapeError(f"{name}: expected x of shape {wanted}, got {tuple(x.shape)}")
-        good = torch.isfinite(x.flatten(1)).all(1)
+        x = observables(one.x if isinstance(one, Simulations) else one, encoder, f"{name}: ")
+        if rows and x.shape[1:] != rows[0].shape[1:]:
+            wanted = f"(n, {', '.join(map(str, rows[0].shape[1:]))})"
+            raise ShapeError(f"{name}: expected x of shape {wanted}, as of {names[0]}, got {tuple(x.shape)}")
+        good = valid_rows(x, missing=accepts_missing(encoder))
         if isinstance(one, Simulations):
-            good &= one.ok
+            good &= one.ok | (one.status == int(Status.NONFINITE))
         if failed == "refuse" and not bool(good.all()):
             raise NonFiniteError(
                 f"{name}: {int((~good).sum())} of {len(good)} simulations failed or are not finite; leaving them out "
@@ -296,6 +308,6 @@ def _observations(names: Sequence[str], sets: Sequence[Any], failed: Failed) -> 
             )
         if int(good.sum()) < _LEAST:
             raise ShapeError(f"{name}: expected at least {_LEAST} simulations that succeeded, got {int(good.sum())}")
-        rows.append(x[good])
+        rows.append(x[good].to(torch.float32))
         attempted.append(len(x))
     return rows, torch.tensor(attempted)
