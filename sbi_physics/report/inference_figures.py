@@ -24,11 +24,11 @@ _LEVELS = (0.68, 0.9)
 
 
 def profile(result: Profile, levels: Sequence[float] = _LEVELS) -> Figure:
-    """Draw a profile: the curve with its intervals for one parameter of interest, the contours for two.
+    """Draw a profile: the curve and the sets under it for one parameter of interest, the contours for two.
 
     Args:
         result: of `profile_likelihood`.
-        levels: of the intervals or contours.
+        levels: of the confidence sets.
 
     Raises:
         UsageError: the points of two parameters are no grid.
@@ -38,7 +38,7 @@ def profile(result: Profile, levels: Sequence[float] = _LEVELS) -> Figure:
     labels = [_label(result.labels[i], result.units[i]) for i in map(result.names.index, result.interest)]
     if len(result.interest) == 1:
         _curve(axis, result, levels)
-        axis.set(xlabel=labels[0], ylabel="log-likelihood below its maximum [nats]")
+        axis.set(xlabel=labels[0], ylabel="log-likelihood less its maximum [nats]")
     else:
         _contours(figure, axis, result, levels)
         axis.set(xlabel=labels[0], ylabel=labels[1])
@@ -50,16 +50,23 @@ def profile(result: Profile, levels: Sequence[float] = _LEVELS) -> Figure:
 def _curve(axis: Axes, result: Profile, levels: Sequence[float]) -> None:
     order = result.points[:, 0].argsort()
     at, value = result.points[order, 0].numpy(), result.log_likelihood[order].numpy()
-    deepest = max(result.threshold(level) for level in levels)
-    low, high = float(at.min()), float(at.max())
-    for i, level in enumerate(sorted(levels, reverse=True)):
-        ends = np.clip(result.interval(level)[0].numpy(), low, high)
-        axis.axvspan(*ends, color=COLOURS[0], alpha=0.12 + 0.1 * i, linewidth=0, label=f"{level:.0%} interval")
-        axis.axhline(-result.threshold(level), color="0.5", linewidth=0.8, linestyle=":")
-    axis.plot(at, value, "-o", color=COLOURS[0], markersize=3, linewidth=1.3, label="profile")
     best = float(result.estimate[result.names.index(result.interest[0])])
+    deepest = max(result.threshold(level) for level in levels)
+    # Between the points the root of the fall is a straight line, as in `Profile.interval`.
+    grid = np.linspace(at.min(), at.max(), 1000)
+    known = np.append(at, best)
+    by_place = np.argsort(known)
+    fall = np.sqrt(-np.append(np.clip(value, -1e6, 0.0), 0.0))[by_place]
+    curve = -(np.interp(grid, known[by_place], fall) ** 2)
+    for i, level in enumerate(sorted(levels, reverse=True)):
+        depth = -result.threshold(level)
+        inside: dict[str, Any] = {"where": curve >= depth, "alpha": 0.15 + 0.15 * i, "linewidth": 0}
+        axis.fill_between(grid, -3 * deepest, curve, color=COLOURS[0], label=f"{level:.0%} set", **inside)
+        axis.axhline(depth, color="0.5", linewidth=0.8, linestyle=":")
+    axis.plot(grid, curve, color=COLOURS[0], linewidth=1.3, label="profile")
+    axis.plot(at, value, "o", color=COLOURS[0], markersize=3)
     axis.plot([best], [0.0], "*", color=COLOURS[1], markersize=10, label="maximum")
-    axis.set(xlim=(low, high), ylim=(-2.2 * deepest, 0.35 * deepest))
+    axis.set(xlim=(float(at.min()), float(at.max())), ylim=(-2.2 * deepest, 0.35 * deepest))
 
 
 def _contours(figure: Figure, axis: Axes, result: Profile, levels: Sequence[float]) -> None:
@@ -126,7 +133,7 @@ def confidence_region(result: ConfidenceRegion, truth: Any = None) -> Figure:
             if marks is not None and row == column:
                 axis.axvline(marks[row], color=COLOURS[1], linewidth=1.5, linestyle="--")
     if dims > 1:
-        figure.colorbar(drawn, ax=axes[: max(1, dims - 1), -1], label="p-value", fraction=0.3, location="right")
+        figure.colorbar(drawn, ax=axes[0, -1], label="p-value", fraction=0.15, location="left")
     headline(figure, result.verdict)
     return figure
 
@@ -190,7 +197,7 @@ def _along(axis: Axes, result: LocalCoverage, m: int, i: int) -> None:
     axis.axhline(level, color="0.4", linewidth=1, linestyle="--")
     axis.errorbar(centre, share, spread, fmt="o", color=COLOURS[0], markersize=4, capsize=2, label="found")
     reach = max(5 * float(spread.max()), 1.3 * float(np.abs(share - level).max()))
-    axis.set_ylim(level - reach, level + reach)
+    axis.set_ylim(max(level - reach, -0.02), min(level + reach, 1.02))
 
 
 def _plane(figure: Figure, axis: Axes, result: LocalCoverage, m: int, index: Sequence[int]) -> None:
@@ -214,9 +221,8 @@ def model_probabilities(result: EvidenceComparison) -> Figure:
     left.errorbar(below, places, xerr=result.log_evidence_error.numpy(), fmt="o", color=COLOURS[0], capsize=3)
     for bound, word in ((1.0, "weak"), (2.5, "moderate"), (5.0, "strong")):
         left.axvline(-bound, color="0.6", linewidth=0.8, linestyle=":")
-        left.annotate(
-            word, (-bound, 1.0), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, va="top", ha="right"
-        )
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "va": "bottom", "ha": "center"}
+        left.annotate(word, (-bound, 1.01), fontsize=7, **place)
     left.set(xlabel="ln evidence less that of the best [nats]", yticks=places, ylim=(len(places) - 0.4, -0.6))
     left.set_yticklabels(list(result.names))
     left.set_xlim(min(-6.0, 1.15 * float(below.min())), max(1.0, 1.5 * float(result.log_evidence_error.max())))

@@ -57,7 +57,7 @@ def test_profile(interest, tmp_path):
     texts = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert "maximum" in texts
     if interest == "mass":
-        assert {"68% interval", "90% interval"} <= set(texts)
+        assert {"68% set", "90% set"} <= set(texts)
     else:
         assert axes[0].get_ylabel() == "width"
         points = sp.profile_likelihood(bent, PARAMETERS, interest, points=[[1.0, 0.3]], starts=2)
