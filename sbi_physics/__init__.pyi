@@ -12,12 +12,17 @@ from .core.errors import UsageError as UsageError
 from .core.parameters import Parameter as Parameter
 from .core.parameters import Parameters as Parameters
 from .core.samples import Samples as Samples
+from .posterior.confidence import ConfidenceSets as ConfidenceSets
+from .posterior.evidence import compare_evidences as compare_evidences
 from .posterior.files import load as load
 from .posterior.files import save as save
+from .posterior.model_comparison import ModelComparison as ModelComparison
 from .posterior.nle import NLE as NLE
 from .posterior.npe import NPE as NPE
 from .posterior.nre import NRE as NRE
 from .posterior.posterior import Posterior as Posterior
+from .posterior.profile import profile_likelihood as profile_likelihood
+from .posterior.profile_posterior import profile_posterior as profile_posterior
 from .posterior.sequential import TSNPE as TSNPE
 from .posterior.variational import VI as VI
 from .report.figures import corner as corner

@@ -7,8 +7,9 @@ $$ F(t|\theta) = \Phi(f(s(t); \theta)), \qquad t_p(\theta) = s^{-1}(f^{-1}(\Phi^
 
 First s takes t to the Gaussian quantile of its rank among all values of the training, which makes any scale, tail or
 bound harmless; what is left for f, a straight line followed by a spline, is how the distribution changes with theta.
-Where it does not, f is the identity, and the answer is as exact as the ranks.  The network sees theta and all products
-of two of its components: the change is smooth in most problems, and a square is soon learned from a square.
+Where it does not, f is the identity, and the answer is as exact as the ranks.  The network sees theta, those of its
+components that have two bounds also stretched to the real line, since near a bound much may happen in a small space,
+and all products of two of these: a square is soon learned from a square.
 """
 
 import math
@@ -16,9 +17,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.models.flows.spline import rational_quadratic_spline, spline_parameters
 from sbi_physics.models.residual import ResidualNetwork
-from sbi_physics.models.scaling import ParameterScaling
+from sbi_physics.models.scaling import ParameterScaling, Standardise
 
 __all__ = ["ScalarDistribution"]
 
@@ -43,21 +45,27 @@ class ScalarDistribution(nn.Module):
 
     ranked: Tensor
     known: Tensor
+    stretched: Tensor
     pairs: Tensor
 
     def __init__(self, bounds: Tensor, size: int, *, hidden_features: int = 32, blocks: int = 2) -> None:
         super().__init__()
-        dims = len(bounds)
+        self.bijection = SupportBijection(bounds)
         self.scaling = ParameterScaling(bounds)
+        self.register_buffer("stretched", bounds.isfinite().all(-1).nonzero()[:, 0], persistent=False)
+        self.stretched_scaling = Standardise((len(self.stretched),))
         self.register_buffer("ranked", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("known", bounds.float())
-        self.register_buffer("pairs", torch.triu_indices(dims, dims), persistent=False)
-        inputs, outputs = dims + dims * (dims + 1) // 2, 2 + spline_parameters(_BINS)
+        seen = len(bounds) + len(self.stretched)
+        self.register_buffer("pairs", torch.triu_indices(seen, seen), persistent=False)
+        inputs, outputs = seen + seen * (seen + 1) // 2, 2 + spline_parameters(_BINS)
         self.network = ResidualNetwork(inputs, outputs, hidden_features=hidden_features, blocks=blocks)
 
     def fit_scaling(self, theta: Tensor, value: Tensor) -> "ScalarDistribution":
         """Learn the scaling of theta ``(N, P)`` and the ranks of the values ``(N,)``."""
         self.scaling.fit(theta)
+        if len(self.stretched):
+            self.stretched_scaling.fit(self._stretch(theta))
         self.known.copy_(torch.stack([theta.amin(0), theta.amax(0)], -1))
         self.ranked.copy_(value.double().sort().values)
         return self
@@ -70,9 +78,17 @@ class ScalarDistribution(nn.Module):
         share = torch.rand(value.shape, dtype=torch.float64, device=value.device)
         return self._quantile((below + share * (upto - below)) / len(self.ranked))
 
-    def loss(self, score: Tensor, theta: Tensor) -> Tensor:
-        """Minus the log-density of scores ``(n,)`` given *scaled* theta ``(n, P)``: ``(n,)``."""
-        line, spline = self._maps(theta)
+    def encode(self, theta: Tensor) -> Tensor:
+        """What the network sees of theta ``(n, P)``."""
+        low, high = self.known.unbind(-1)
+        inside = torch.maximum(torch.minimum(theta.to(low), high), low)
+        seen = torch.cat([self.scaling(inside), self.stretched_scaling(self._stretch(inside))], 1)
+        first, second = self.pairs
+        return torch.cat([seen, seen[:, first] * seen[:, second]], 1)
+
+    def loss(self, score: Tensor, encoded: Tensor) -> Tensor:
+        """Minus the log-density of scores ``(n,)`` given *encoded* theta: ``(n,)``."""
+        line, spline = self._maps(encoded)
         noise, ladj = rational_quadratic_spline(_along(line, score), spline, bins=_BINS, tail_bound=_TAIL_BOUND)
         return 0.5 * noise.square() - ladj - line[:, 1] + 0.5 * math.log(2 * math.pi)
 
@@ -87,7 +103,7 @@ class ScalarDistribution(nn.Module):
         score = self._quantile(below / len(self.ranked))
         parts = []
         for at, rows in zip(score.split(_ROWS_AT_ONCE), theta.split(_ROWS_AT_ONCE), strict=True):
-            line, spline = self._maps(self._scaled(rows))
+            line, spline = self._maps(self.encode(rows))
             noise, _ = rational_quadratic_spline(_along(line, at), spline, bins=_BINS, tail_bound=_TAIL_BOUND)
             parts.append(torch.special.ndtr(noise.double()))
         least = 0.5 / len(self.ranked)
@@ -96,20 +112,18 @@ class ScalarDistribution(nn.Module):
     @torch.no_grad()
     def quantile(self, probability: float, theta: Tensor) -> Tensor:
         """The value ``(n,)`` that the number is below with this probability at theta ``(n, P)``."""
-        line, spline = self._maps(self._scaled(theta))
+        line, spline = self._maps(self.encode(theta))
         noise = torch.full_like(line[:, 0], float(torch.special.ndtri(torch.tensor(probability))))
         score, _ = rational_quadratic_spline(noise, spline, bins=_BINS, tail_bound=_TAIL_BOUND, inverse=True)
         rank = torch.special.ndtr(((score - line[:, 0]) * torch.exp(-line[:, 1])).double()) * len(self.ranked)
         return self.ranked[rank.ceil().long().clamp(1, len(self.ranked)) - 1]
 
-    def _scaled(self, theta: Tensor) -> Tensor:
-        low, high = self.known.unbind(-1)
-        return self.scaling(torch.maximum(torch.minimum(theta.to(low), high), low))
+    def _stretch(self, theta: Tensor) -> Tensor:
+        return self.bijection.to_unbounded(theta)[0][:, self.stretched]
 
-    def _maps(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and log-slope of the line ``(n, 2)`` and the parameters of the spline, given *scaled* theta."""
-        first, second = self.pairs
-        found = self.network(torch.cat([theta, theta[:, first] * theta[:, second]], 1))
+    def _maps(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and log-slope of the line ``(n, 2)``, and the parameters of the spline."""
+        found = self.network(encoded)
         return found[:, :2], found[:, 2:]
 
     def _quantile(self, share: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ class ConfidenceSets:
         record = train(
             model,
             model.loss,
-            [scores.to(self.device), model.scaling(pairs.theta.to(self.device)).detach()],
+            [scores.to(self.device), model.encode(pairs.theta.to(self.device)).detach()],
             config=self.config or _config(len(values)),
             seed=derive(seed, "train"),
             progress=progress,

@@ -21,7 +21,7 @@ from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packi
 from sbi_physics.store.layout import Status
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["Failed", "TrainingPairs", "training_pairs"]
+__all__ = ["Failed", "TrainingPairs", "observables", "training_pairs"]
 
 Failed = Literal["refuse", "correct"]
 
@@ -94,7 +94,7 @@ def training_pairs(
         raise UsageError("x: expected the observables of each theta, got None")
     label = f"{where}theta"
     theta = batch_of(finite(as_tensor(theta_or_store, label), label), (len(parameters),), label)
-    values = _observables(x, encoder, where)
+    values = observables(x, encoder, where)
     same_length(theta=theta, x=values)
     success = valid_rows(values, missing=accepts_missing(encoder))
     success = success if gave is None else success & gave
@@ -120,8 +120,13 @@ def _of_store(store: Simulations, parameters: Parameters, x: Any, where: str) ->
     return store.theta, store.x, store.ok | (store.status == int(Status.NONFINITE))
 
 
-def _observables(x: Any, encoder: EncoderChoice, where: str) -> Tensor:
-    """Observables as one tensor ``(M, *x_shape)``."""
+def observables(x: Any, encoder: EncoderChoice, where: str) -> Tensor:
+    """Observables as one tensor ``(M, *x_shape)``: an array, or named ones packed as the encoder says.
+
+    Raises:
+        UsageError: there are names where one array is expected, or the other way round.
+        ShapeError: x has no axis of simulations.
+    """
     packing = packing_of(encoder)
     if isinstance(x, Mapping):
         if packing is None:

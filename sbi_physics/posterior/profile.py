@@ -118,7 +118,8 @@ class Profile:
             unit = f" {self.units[i]}" if self.units[i] else ""
             parts.append(f"{name} = {float(self.estimate[i]):.4g}, 68 % within [{low:.4g}, {high:.4g}]{unit}")
         nuisance = len(self.names) - len(self.interest)
-        how = f"{nuisance} nuisance parameters maximised at each of {len(self.points)} points"
+        others = f"{nuisance} nuisance parameter{'' if nuisance == 1 else 's'}"
+        how = f"{others} maximised at each of {len(self.points)} points"
         if self.converged:
             trust = "converged"
         elif self.stopped == "budget":

@@ -11,7 +11,9 @@ import sbi_physics as sp
 
 NAMES = [
     "BudgetError",
+    "ConfidenceSets",
     "ConvergenceError",
+    "ModelComparison",
     "NLE",
     "NPE",
     "NRE",
@@ -31,10 +33,13 @@ NAMES = [
     "UsageError",
     "VI",
     "__version__",
+    "compare_evidences",
     "corner",
     "diagnostics",
     "load",
     "mcmc",
+    "profile_likelihood",
+    "profile_posterior",
     "save",
     "simulate",
 ]

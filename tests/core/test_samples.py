@@ -217,3 +217,17 @@ def _ignoring_imports(call):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return call()
+
+
+def test_marginals_by_name():
+    samples = draws(weights=True, batch=3)
+    one = samples.select("b")
+    assert (one.names, one.units, one.labels) == (("b",), ("",), ("b",))
+    assert torch.equal(one.values[..., 0], samples["b"])
+    torch.testing.assert_close(one.quantile(0.3), samples.quantile(0.3)[:, 1:])
+    both = samples.select(["b", "a"])
+    assert both.units == ("", "m / s")
+    assert torch.equal(both["a"], samples["a"])
+    for names, message in (("z", "expected one of a, b; got 'z'"), ([], "one or more"), (["a", "a"], "different")):
+        with pytest.raises(UsageError, match=message):
+            samples.select(names)
