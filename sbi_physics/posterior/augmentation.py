@@ -36,6 +36,7 @@ _MOST_OBSERVABLES = 20
 _MOST_SIMULATIONS = 20_000
 _DRAWS_EACH = 5
 _COPIES = 20
+_SHARE_OF_EPOCHS = 0.6
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,14 @@ def synthetic_pairs(
         x: ``(N, *x_shape)``.
         proposal: what theta was drawn from; None for the prior.
         distance: of x from the one observation that matters; then twenty times as many are drawn, and the nearest kept.
-        config: settings of the training of a posterior on real simulations; also that of the likelihood.
+        config: settings of the training of a posterior on real simulations.
         device: where to train.
         seed: of the training and the draws.
         progress: whether to show a progress bar.
     """
-    nle = NLE(parameters, device=device, config=config)
+    # The trend is known from the start, and the rest is learned in fewer epochs than a posterior.
+    shorter = TrainConfig(**{**config.__dict__, "epochs": math.ceil(_SHARE_OF_EPOCHS * config.epochs)})
+    nle = NLE(parameters, device=device, config=shorter)
     fitted = nle.fit(theta, x, seed=derive(seed, "likelihood"), progress=progress)
     likelihood = cast(LearnedLikelihood, fitted.likelihood)
     n = _DRAWS_EACH * len(theta)

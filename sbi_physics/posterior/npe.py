@@ -45,6 +45,8 @@ __all__ = ["NPE"]
 
 # Of the simulations that are held out, those near the one observation that a fit is for.
 _NEAREST_SHARE = 0.2
+# Nats by which real simulations may fit worse than synthetic ones: about what a thousand of them can tell.
+_INDISTINGUISHABLE = 0.2
 
 _Fitted: TypeAlias = tuple[ConditionalDensity, TrainingRecord]
 """A density, and how its training went."""
@@ -171,13 +173,12 @@ class NPE:
             embedding = choose_encoder(self.embedding, theta_or_store, x)
         pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
         fit = _Fit(self, pairs, embedding, x_obs, seed, progress)
-        density, record = fit.plain(pairs.weights(weights), checkpoint)
-        augmented = self._augments(pairs, weights, isinstance(embedding, ResidualEncoder))
-        if augmented:
-            other, its = fit.augmented(proposal, checkpoint)
-            # Both have the same scaling and hold out the same simulations.
-            augmented = its.best_validation_loss < record.best_validation_loss
-            density, record = (other, its) if augmented else (density, record)
+        density, record, augmented = fit.best(
+            self._augments(pairs, weights, isinstance(embedding, ResidualEncoder)),
+            proposal,
+            pairs.weights(weights),
+            checkpoint,
+        )
         _, ladj = density.encode(pairs.theta.to(self.device))
         provenance = {
             "simulations": len(pairs.success),
@@ -224,6 +225,23 @@ class _Fit:
             npe.ensemble,
         )
 
+    def best(
+        self, augment: bool, proposal: Proposal | None, weights: Tensor | None, checkpoint: str | None
+    ) -> tuple[ConditionalDensity, TrainingRecord, bool]:
+        """The better of the two trainings, and whether that is the augmented one.
+
+        Where the learned likelihood cannot be told from the simulator, the simulations alone cannot teach more.
+        """
+        if not augment:
+            return *self.plain(weights, checkpoint), False
+        density, record, excess = self.augmented(proposal, checkpoint)
+        if excess < _INDISTINGUISHABLE and self.x_obs is None:
+            return density, record, True
+        other, its = self.plain(weights, checkpoint)
+        # Both have the same scaling and hold out the same simulations.
+        better = record.best_validation_loss < its.best_validation_loss
+        return (density, record, True) if better else (other, its, False)
+
     def plain(self, weights: Tensor | None, checkpoint: str | None) -> _Fitted:
         """Train on the simulations."""
         density, (theta, x) = self._density(), (self.pairs.theta, self.pairs.x)
@@ -235,8 +253,13 @@ class _Fit:
         data, validation = (self._encoded(density, theta[part], x[part]) for part in (rows, held_out))
         return density, self._train(density, data, "", validation=validation, **options)
 
-    def augmented(self, proposal: Proposal | None, checkpoint: str | None) -> _Fitted:
-        """Train on the simulations and on draws of their learned likelihood."""
+    def augmented(
+        self, proposal: Proposal | None, checkpoint: str | None
+    ) -> tuple[ConditionalDensity, TrainingRecord, float]:
+        """Train on the simulations and on draws of their learned likelihood.
+
+        The third result is by how much real simulations that were held out fit worse than synthetic ones, in nats.
+        """
         density, theta, x, npe = self._density(), self.pairs.theta, self.pairs.x, self.npe
         rows, held_out = self._split(density)
         synthetic = synthetic_pairs(
@@ -250,12 +273,16 @@ class _Fit:
             seed=derive(self.seed, "augment"),
             progress=self.progress,
         )
-        data = self._encoded(density, torch.cat([theta[rows], synthetic.theta]), torch.cat([x[rows], synthetic.x]))
-        validation = self._encoded(density, theta[held_out], x[held_out])
+        check = len(held_out)
+        more_theta, more_x = synthetic.theta[check:], synthetic.x[check:]
+        data = self._encoded(density, torch.cat([theta[rows], more_theta]), torch.cat([x[rows], more_x]))
+        real = self._encoded(density, theta[held_out], x[held_out])
         path = None if checkpoint is None else f"{checkpoint}.augmented"
-        return density, self._train(
-            density, data, ", augmented", validation=validation, checkpoint=path, config=synthetic.config
-        )
+        record = self._train(density, data, ", augmented", validation=real, checkpoint=path, config=synthetic.config)
+        drawn = self._encoded(density, synthetic.theta[:check], synthetic.x[:check])
+        with torch.no_grad():
+            excess = float(density.loss(*real).double().mean() - density.loss(*drawn).double().mean())
+        return density, record, excess
 
     def _split(self, density: ConditionalDensity) -> tuple[Tensor, Tensor]:
         """Simulations to train on, and held out; of these only the nearest, where one observation alone counts."""
