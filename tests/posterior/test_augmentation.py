@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.distributions as td
 
 import sbi_physics as sp
+from sbi_physics.core.random import seeded
 from sbi_physics.posterior.augmentation import synthetic_pairs, worth_trying
 from sbi_physics.train.config import TrainConfig
 from simulators.gaussian_linear import GaussianLinear
@@ -62,6 +64,19 @@ def test_the_better_of_the_two_fits_is_kept(uniform, uniform_pairs):
     assert both.provenance["validation_log_prob"] >= plain.provenance["validation_log_prob"]
     probes = torch.zeros(3, 2)
     assert torch.equal(both.log_prob(probes, [0.1, 0.2]), again.log_prob(probes, [0.1, 0.2]))
+
+
+def test_a_likelihood_that_is_hard_to_learn_is_noticed():
+    """A thin ring of radius theta: a flow makes it too wide, and the simulations alone teach more."""
+    with seeded(3):
+        theta, angle, noise = 1 + torch.rand(2000, 1), 6.283 * torch.rand(2000, 1), torch.randn(2000, 1)
+    x = theta * (1 + 0.001 * noise) * torch.cat([angle.cos(), angle.sin()], 1)
+    prior = td.Independent(td.Uniform(torch.ones(1), 2 * torch.ones(1)), 1)
+    fit = sp.NPE(prior, augment=True).fit(theta, x, progress=False)
+    assert fit.provenance["augmented"] is False
+    # Its own network is the one that is trained without.
+    plain = sp.NPE(prior, augment=False).fit(theta, x, progress=False)
+    assert torch.equal(fit.log_prob([[1.5]], [1.0, 1.0]), plain.log_prob([[1.5]], [1.0, 1.0]))
 
 
 def test_it_is_not_for_weights_failures_or_budgets(uniform, uniform_pairs):
