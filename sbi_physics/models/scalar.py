@@ -27,6 +27,8 @@ __all__ = ["ScalarDistribution"]
 _BINS = 8
 _TAIL_BOUND = 5.0
 _ROWS_AT_ONCE = 1 << 16
+# A logarithm near its bound is many standard deviations away, and its square would rule the training.
+_FARTHEST = 5.0
 
 
 class ScalarDistribution(nn.Module):
@@ -55,7 +57,7 @@ class ScalarDistribution(nn.Module):
         self.register_buffer("stretched", bounds.isfinite().all(-1).nonzero()[:, 0], persistent=False)
         self.stretched_scaling = Standardise((len(self.stretched),))
         self.register_buffer("ranked", torch.zeros(size, dtype=torch.float64))
-        self.register_buffer("known", bounds.float())
+        self.register_buffer("known", bounds.float().clone())
         seen = len(bounds) + len(self.stretched)
         self.register_buffer("pairs", torch.triu_indices(seen, seen), persistent=False)
         inputs, outputs = seen + seen * (seen + 1) // 2, 2 + spline_parameters(_BINS)
@@ -83,6 +85,7 @@ class ScalarDistribution(nn.Module):
         low, high = self.known.unbind(-1)
         inside = torch.maximum(torch.minimum(theta.to(low), high), low)
         seen = torch.cat([self.scaling(inside), self.stretched_scaling(self._stretch(inside))], 1)
+        seen = seen.clamp(-_FARTHEST, _FARTHEST)
         first, second = self.pairs
         return torch.cat([seen, seen[:, first] * seen[:, second]], 1)
 
