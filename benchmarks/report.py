@@ -21,6 +21,7 @@ def main() -> None:
     """Write the document and say where it is."""
     sections = {"vs_sbi_two_moons": _posteriors, "flow_fits": _fits, "flow_steps": _steps}
     sections |= {"sbibm_posteriors": _tasks, "sbibm_exact": _exact, "flow_ensembles": _ensembles, "flow_gpu": _gpu}
+    sections |= {"oscillator": _oscillator}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"
@@ -78,6 +79,31 @@ def _exact(result: dict[str, Any]) -> list[str]:
     ]
     head = ["task", "observation", "C2ST", "largest difference of a mean, in standard errors"]
     return ["## Our exact likelihoods against the reference posteriors of sbibm", _table(head, rows)]
+
+
+def _oscillator(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            row["encoder"],
+            f"{row['training_seconds']:.0f}",
+            _numbers(row["correlation"]),
+            _numbers(row["width_over_exact"]),
+            "yes" if row["calibrated"] else "no",
+        ]
+        for row in result["rows"]
+    ]
+    names = ", ".join(result["parameters"])
+    head = [
+        "encoder",
+        "training [s]",
+        f"correlation of mean and truth ({names})",
+        "width over exact, median",
+        "calibrated",
+    ]
+    return [
+        f"## An oscillator with {result['missing']:.0%} of samples missing, from {result['simulations']:,} series",
+        _table(head, rows),
+    ]
 
 
 def _fits(result: dict[str, Any]) -> list[str]:

@@ -39,9 +39,9 @@ def posterior(request, simulator):
         embedding=encoder,
         transforms=3,
         hidden_features=48,
-        config=TrainConfig(epochs=30, patience=30),
+        config=TrainConfig(epochs=20, batch_size=256),
     )
-    return estimator.fit(*simulated(simulator, 4000, 41), seed=42, progress=False)
+    return estimator.fit(*simulated(simulator, 12_000, 41), seed=42, progress=False)
 
 
 def calibrated(posterior, theta, x):
