@@ -38,7 +38,8 @@ from sbi_physics.models.scalar import ScalarDistribution
 from sbi_physics.posterior.data import training_pairs
 from sbi_physics.posterior.maximum import FreeCoordinates
 from sbi_physics.posterior.observation import read_observation
-from sbi_physics.posterior.statistics import Statistic
+from sbi_physics.posterior.posterior import Posterior
+from sbi_physics.posterior.statistics import Statistic, natural_statistic
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
 
@@ -57,23 +58,28 @@ class ConfidenceSets:
 
     Args:
         statistic: ``(theta (n, P), x (n, *x_shape))`` to ``(n,)``, large where theta disagrees with x: one of
-            `posterior.statistics`, or any function.
+            `posterior.statistics`, or any function; or a posterior, whose density or likelihood ratio is taken.
         parameters: `Parameters`, or any torch distribution over P numbers: names and bounds; the prior plays no part in
-            the coverage.
+            the coverage.  None for those of the posterior.
         device: of the training, ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         config: settings of the training loop; epochs for about 1,500 steps where None.
     """
 
     def __init__(
         self,
-        statistic: Statistic,
-        parameters: Any,
+        statistic: Statistic | Posterior,
+        parameters: Any = None,
         *,
         device: str | torch.device = "auto",
         config: TrainConfig | None = None,
     ) -> None:
+        if isinstance(statistic, Posterior):
+            parameters = statistic.parameters if parameters is None else parameters
+            statistic = natural_statistic(statistic)
         if not callable(statistic):
-            raise UsageError(f"statistic: expected a function of theta and x, got {type(statistic).__name__}")
+            raise UsageError(
+                f"statistic: expected a posterior, or a function of theta and x, got {type(statistic).__name__}"
+            )
         self.statistic, self.parameters = statistic, Parameters.from_prior(parameters)
         self.device, self.config = resolve_device(device), config
 

@@ -30,7 +30,14 @@ from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.posterior.maximum import FreeCoordinates, Problems
 from sbi_physics.posterior.posterior import Posterior
 
-__all__ = ["Moments", "Statistic", "likelihood_ratio_statistic", "posterior_statistic", "waldo_statistic"]
+__all__ = [
+    "Moments",
+    "Statistic",
+    "likelihood_ratio_statistic",
+    "natural_statistic",
+    "posterior_statistic",
+    "waldo_statistic",
+]
 
 # Theta (n, P) and x (n, *x_shape) to (n,).
 Statistic = Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +47,13 @@ Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 _ROWS_AT_ONCE = 1 << 16
 _OBSERVATIONS_AT_ONCE = 2048
 _CANDIDATES = 64
+
+
+def natural_statistic(posterior: Posterior) -> Statistic:
+    """The likelihood ratio of a posterior of NLE or NRE, minus the log-density of any other."""
+    if isinstance(posterior, LikelihoodPosterior):
+        return likelihood_ratio_statistic(posterior)
+    return posterior_statistic(posterior)
 
 
 def posterior_statistic(posterior: Posterior) -> Statistic:

@@ -9,6 +9,7 @@ from scipy.stats import chi2
 
 import sbi_physics as sp
 from sbi_physics.posterior.confidence import ConfidenceSets
+from sbi_physics.posterior.statistics import posterior_statistic
 from sbi_physics.train.config import TrainConfig
 
 PARAMETERS = sp.Parameters(
@@ -132,7 +133,7 @@ def test_same_seed_same_bytes():
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        (3.0, sp.UsageError, "statistic: expected a function"),
+        (3.0, sp.UsageError, "statistic: expected a posterior"),
         (lambda t, x: t, sp.ShapeError, r"statistic: expected shape \(100,\), got \(100, 2\)"),
         (lambda t, x: 1.0, sp.ShapeError, "got float"),
         (lambda t, x: t[:, 0] * math.nan, sp.NonFiniteError, "expected numbers or plus infinity, got nan at theta"),
@@ -157,3 +158,11 @@ def test_wrong_arguments(sets):
         sets.contains(torch.ones(1, 2), x, 68)
     with pytest.raises(sp.UsageError, match="expected one of mu, sigma; got 'tau'"):
         sets.interest_p_value(torch.zeros(2), x, "tau")
+
+
+def test_a_posterior_brings_its_own_statistic_and_parameters(crude, uniform_pairs):
+    theta, x = uniform_pairs
+    given = ConfidenceSets(crude, config=QUICK).fit(theta, x, seed=3, progress=False)
+    own = ConfidenceSets(posterior_statistic(crude), crude.parameters, config=QUICK)
+    own = own.fit(theta, x, seed=3, progress=False)
+    assert torch.equal(given.p_value(theta[:5], x[:5]), own.p_value(theta[:5], x[:5]))
