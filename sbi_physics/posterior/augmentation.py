@@ -6,12 +6,11 @@ then worth having beside the real simulations when the posterior network is trai
 Frellsen and Picchini 2021, arXiv:2102.06522).  Where the likelihood is hard to learn such draws do harm; real
 simulations that neither network has seen decide.
 
-Where one observation alone matters, draws near it are worth most.  To choose draws by their x leaves p(theta | x) as it
-is, so that many can be made and only the nearest be kept.
+Where one observation alone matters, the learned likelihood gives its posterior at once, and draws of that are all that
+a network needs to see.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,22 +20,17 @@ from torch import Tensor
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import derive
 from sbi_physics.models.likelihood import LearnedLikelihood
+from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.posterior.nle import NLE
 from sbi_physics.train.config import TrainConfig
 
-__all__ = ["Distance", "Proposal", "Synthetic", "nearest", "synthetic_pairs", "worth_trying"]
-
-Proposal = Callable[[int, int], Tensor]
-"""Called with a number and a seed: draws ``(n, P)`` of what theta of the simulations were drawn from."""
-
-Distance = Callable[[Tensor], Tensor]
-"""Of observations ``(n, *x_shape)`` from the one that matters: ``(n,)``."""
+__all__ = ["Synthetic", "held_out_score", "learn_likelihood", "synthetic_pairs", "worth_trying"]
 
 _MOST_OBSERVABLES = 20
 _MOST_SIMULATIONS = 20_000
 _DRAWS_EACH = 5
-_COPIES = 20
 _SHARE_OF_EPOCHS = 0.6
+_PARTICLES = 200
 
 
 @dataclass(frozen=True)
@@ -67,8 +61,6 @@ def synthetic_pairs(
     parameters: Parameters,
     theta: Tensor,
     x: Tensor,
-    proposal: Proposal | None,
-    distance: Distance | None = None,
     *,
     config: TrainConfig,
     device: torch.device,
@@ -79,38 +71,50 @@ def synthetic_pairs(
 
     Args:
         parameters: the prior.
-        theta: ``(N, P)``.
+        theta: ``(N, P)`` drawn from the prior.
         x: ``(N, *x_shape)``.
-        proposal: what theta was drawn from; None for the prior.
-        distance: of x from the one observation that matters; then twenty times as many are drawn, and the nearest kept.
         config: settings of the training of a posterior on real simulations.
         device: where to train.
         seed: of the training and the draws.
         progress: whether to show a progress bar.
     """
-    # The trend is known from the start, and the rest is learned in fewer epochs than a posterior.
-    shorter = TrainConfig(**{**config.__dict__, "epochs": math.ceil(_SHARE_OF_EPOCHS * config.epochs)})
-    nle = NLE(parameters, device=device, config=shorter)
-    fitted = nle.fit(theta, x, seed=derive(seed, "likelihood"), progress=progress)
+    fitted = learn_likelihood(
+        parameters, theta, x, config=config, device=device, seed=derive(seed, "likelihood"), progress=progress
+    )
     likelihood = cast(LearnedLikelihood, fitted.likelihood)
     n = _DRAWS_EACH * len(theta)
-    points = (
-        parameters.sample(n, seed=derive(seed, "theta")) if proposal is None else proposal(n, derive(seed, "theta"))
-    )
-    if distance is not None:
-        points = points.repeat(_COPIES, 1)
+    points = parameters.sample(n, seed=derive(seed, "theta"))
     drawn = likelihood.sample(1, points.to(device), seed=derive(seed, "x"))[0].cpu()
     good = torch.isfinite(drawn.flatten(1)).all(1)
-    points, drawn = points[good].cpu(), drawn[good]
-    if distance is not None:
-        rows = nearest(distance(drawn), min(n, len(drawn)))
-        points, drawn = points[rows], drawn[rows]
     # The epochs of one fit are about twice those steps: many more events are seen, and each a few times.
     epochs = max(1, math.ceil(2.4 * config.epochs / (_DRAWS_EACH + 1)))
     settings = {**config.__dict__, "epochs": epochs}
-    return Synthetic(points, drawn, TrainConfig(**settings))
+    return Synthetic(points[good].cpu(), drawn[good], TrainConfig(**settings))
 
 
-def nearest(distances: Tensor, n: int) -> Tensor:
-    """The numbers of the n smallest distances, in their order."""
-    return distances.topk(n, largest=False).indices.sort().values
+def learn_likelihood(
+    parameters: Parameters,
+    theta: Tensor,
+    x: Tensor,
+    *,
+    config: TrainConfig,
+    device: torch.device,
+    seed: int,
+    progress: bool,
+) -> LikelihoodPosterior:
+    """Fit NLE to pairs; the arguments are those of `synthetic_pairs`."""
+    # The trend is known from the start, and the rest is learned in fewer epochs than a posterior.
+    shorter = TrainConfig(**{**config.__dict__, "epochs": math.ceil(_SHARE_OF_EPOCHS * config.epochs)})
+    return NLE(parameters, device=device, config=shorter).fit(theta, x, seed=seed, progress=progress)
+
+
+@torch.no_grad()
+def held_out_score(learned: LikelihoodPosterior, theta: Tensor, x: Tensor, *, seed: int) -> float:
+    """Mean log-density in nats of theta ``(m, P)`` given x ``(m, *x_shape)``, by prior, likelihood and evidence."""
+    samples = learned.with_sampler(particles=_particles(theta)).sample(_PARTICLES, x, seed=seed)
+    log_evidence = torch.tensor(samples.diagnostics["log_evidence"], dtype=torch.float64)
+    return float((learned.log_prob(theta, x).double().cpu() - log_evidence).mean())
+
+
+def _particles(theta: Tensor) -> int:
+    return max(_PARTICLES, 20 * theta.shape[-1])

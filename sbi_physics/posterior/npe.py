@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from nflows.flows.base import Flow
@@ -32,7 +32,12 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.embedding.residual import ResidualEncoder
 from sbi_physics.models.flows.build import BOX
 from sbi_physics.models.flows.engines import check_engine
-from sbi_physics.posterior.augmentation import Distance, Proposal, nearest, synthetic_pairs, worth_trying
+from sbi_physics.posterior.augmentation import (
+    held_out_score,
+    learn_likelihood,
+    synthetic_pairs,
+    worth_trying,
+)
 from sbi_physics.posterior.data import Failed, TrainingPairs, training_pairs
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.encoding import FLAT, check_embedding, choose_encoder
@@ -43,8 +48,8 @@ from sbi_physics.train.split import held_out_rows
 
 __all__ = ["NPE"]
 
-# Of the simulations that are held out, those near the one observation that a fit is for.
-_NEAREST_SHARE = 0.2
+# Simulations held out that judge a fit for one observation, the nearest to it; and draws that such a fit is made of.
+_NEAREST, _DRAWS = 40, 30_000
 # Nats by which real simulations may fit worse or better than synthetic ones.  A noise of D numbers, learned too
 # wide by a share e, makes a difference of 2 D e and costs D e^2, here at most 0.02 nats.
 _INDISTINGUISHABLE = 0.3
@@ -156,7 +161,6 @@ class NPE:
         theta_or_store: Any,
         x: Any,
         *,
-        proposal: Proposal | None = None,
         x_obs: Tensor | None = None,
         weights: Any = None,
         failed: Failed,
@@ -164,11 +168,7 @@ class NPE:
         checkpoint: str | None = None,
         progress: bool,
     ) -> DirectPosterior:
-        """As `fit`, with what sequential estimation knows.
-
-        The proposal draws theta like those of the simulations, None where that is the prior; x_obs ``(1, *x_shape)`` is
-        the one observation that the fit is for, None where it is for all.
-        """
+        """As `fit`; x_obs ``(1, *x_shape)`` is the one observation that the fit is for, None where it is for all."""
         began = time.monotonic()
         with seeded(derive(check_seed(seed), "encoder")):
             embedding = choose_encoder(self.embedding, theta_or_store, x)
@@ -176,7 +176,6 @@ class NPE:
         fit = _Fit(self, pairs, embedding, x_obs, seed, progress)
         density, record, augmented = fit.best(
             self._augments(pairs, weights, isinstance(embedding, ResidualEncoder)),
-            proposal,
             pairs.weights(weights),
             checkpoint,
         )
@@ -227,7 +226,7 @@ class _Fit:
         )
 
     def best(
-        self, augment: bool, proposal: Proposal | None, weights: Tensor | None, checkpoint: str | None
+        self, augment: bool, weights: Tensor | None, checkpoint: str | None
     ) -> tuple[ConditionalDensity, TrainingRecord, bool]:
         """The better of the two trainings, and whether that is the augmented one.
 
@@ -235,8 +234,10 @@ class _Fit:
         """
         if not augment:
             return *self.plain(weights, checkpoint), False
-        density, record, excess = self.augmented(proposal, checkpoint)
-        if abs(excess) < _INDISTINGUISHABLE and self.x_obs is None:
+        if self.x_obs is not None:
+            return self.for_one(self.x_obs)
+        density, record, excess = self.augmented(checkpoint)
+        if abs(excess) < _INDISTINGUISHABLE:
             return density, record, True
         other, its = self.plain(weights, checkpoint)
         # Both have the same scaling and hold out the same simulations.
@@ -245,30 +246,51 @@ class _Fit:
 
     def plain(self, weights: Tensor | None, checkpoint: str | None) -> _Fitted:
         """Train on the simulations."""
-        density, (theta, x) = self._density(), (self.pairs.theta, self.pairs.x)
+        density = self._density()
+        data = self._encoded(density, self.pairs.theta, self.pairs.x)
         options: dict[str, Any] = {"checkpoint": checkpoint, "config": self.npe.config}
-        if self.x_obs is None:
-            record = self._train(density, self._encoded(density, theta, x), "", weights=weights, **options)
-            return density, record
-        rows, held_out = self._split(density)
-        data, validation = (self._encoded(density, theta[part], x[part]) for part in (rows, held_out))
-        return density, self._train(density, data, "", validation=validation, **options)
+        return density, self._train(density, data, "", weights=weights, **options)
 
-    def augmented(
-        self, proposal: Proposal | None, checkpoint: str | None
-    ) -> tuple[ConditionalDensity, TrainingRecord, float]:
+    def for_one(self, x_obs: Tensor) -> tuple[ConditionalDensity, TrainingRecord, bool]:
+        """Train on the simulations, or on draws of the posterior that their learned likelihood gives x_obs.
+
+        The simulations held out that are nearest to the observation decide.
+        """
+        density, record = self.plain(None, None)
+        npe, theta, x = self.npe, self.pairs.theta, self.pairs.x
+        rows, held_out = self._split()
+        scaling = density.context_scaling
+        away = scaling(x[held_out].to(npe.device)) - scaling(x_obs.to(npe.device))
+        near = held_out[away.flatten(1).square().sum(1).cpu().topk(min(_NEAREST, len(held_out)), largest=False).indices]
+        learned = learn_likelihood(
+            npe.parameters,
+            theta[rows],
+            x[rows],
+            config=npe.config,
+            device=npe.device,
+            seed=derive(self.seed, "augment"),
+            progress=self.progress,
+        )
+        with torch.no_grad():
+            score = float(density.log_prob(theta[near].to(npe.device), x[near].to(npe.device)).double().mean())
+        if held_out_score(learned, theta[near], x[near], seed=derive(self.seed, "score")) <= score:
+            return density, record, False
+        draws = learned.sample(_DRAWS, x_obs, seed=derive(self.seed, "draws")).values.float().cpu()
+        density = self._density(draws)
+        data = self._encoded(density, draws, x_obs.expand(len(draws), *x_obs.shape[1:]))
+        return density, self._train(density, data, ", refined", config=npe.config), True
+
+    def augmented(self, checkpoint: str | None) -> tuple[ConditionalDensity, TrainingRecord, float]:
         """Train on the simulations and on draws of their learned likelihood.
 
         The third result is by how much real simulations that were held out fit worse than synthetic ones, in nats.
         """
         density, theta, x, npe = self._density(), self.pairs.theta, self.pairs.x, self.npe
-        rows, held_out = self._split(density)
+        rows, held_out = self._split()
         synthetic = synthetic_pairs(
             npe.parameters,
             theta[rows],
             x[rows],
-            proposal,
-            None if self.x_obs is None else self._distance(density),
             config=npe.config,
             device=npe.device,
             seed=derive(self.seed, "augment"),
@@ -285,29 +307,19 @@ class _Fit:
             excess = float(density.loss(*real).double().mean() - density.loss(*drawn).double().mean())
         return density, record, excess
 
-    def _split(self, density: ConditionalDensity) -> tuple[Tensor, Tensor]:
-        """Simulations to train on, and held out; of these only the nearest, where one observation alone counts."""
-        n, fraction = len(self.pairs.theta), self.npe.config.validation_fraction
-        rows, held_out = held_out_rows(n, fraction, derive(self.seed, "train"))
-        if self.x_obs is not None:
-            distances = self._distance(density)(self.pairs.x[held_out])
-            held_out = held_out[nearest(distances, math.ceil(_NEAREST_SHARE * len(held_out)))]
-        return rows, held_out
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Simulations to train on, and held out."""
+        return held_out_rows(len(self.pairs.theta), self.npe.config.validation_fraction, derive(self.seed, "train"))
 
-    def _distance(self, density: ConditionalDensity) -> Distance:
-        """From the observation, as contexts are scaled."""
-        device, scaling = self.npe.device, density.context_scaling
-        origin = scaling(cast(Tensor, self.x_obs).to(device))
-        return lambda x: (scaling(x.to(device)) - origin).flatten(1).square().sum(1).cpu()
-
-    def _density(self) -> ConditionalDensity:
+    def _density(self, theta: Tensor | None = None) -> ConditionalDensity:
+        """An untrained density, scaled to the simulations, or to other theta."""
         npe, embedding = self.npe, copy.deepcopy(self.embedding)
         # Copies: what was trained before with these networks stays as it is.
         flow = copy.deepcopy(npe.model) if isinstance(npe.model, Flow) else None
         with seeded(derive(self.seed, "weights")):
             density = build_density(
                 self.architecture, bounds=npe.parameters.bounds, flow=flow, embedding=embedding, engine=npe.engine
-            ).fit_scaling(self.pairs.theta, self.pairs.x)
+            ).fit_scaling(self.pairs.theta if theta is None else theta, self.pairs.x)
         return density.to(npe.device)
 
     def _encoded(self, density: ConditionalDensity, theta: Tensor, x: Tensor) -> list[Tensor]:

@@ -9,18 +9,16 @@ The regions lie one inside the other.  Inside the last one each proposal is prop
 pairs of all rounds together: trained on all of them, the network is right wherever the observation puts its posterior.
 It is not for other observations, which is why the result is tied to this one.
 
-The last round is where the fit must be good: there the network is also trained on draws of a learned likelihood that
-come out near the observation, where that helps (`posterior.augmentation`).
+The last round is where the fit must be good.  There a likelihood is learned, too, and if simulations near the
+observation say that it knows more, the network is trained on draws of the posterior that it gives the observation.
 """
 
 import time
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from nflows.flows.base import Flow
-from torch import Tensor
 
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import UsageError
@@ -49,7 +47,7 @@ class TSNPE:
         ensemble: flows whose mixture is the posterior.
         config: settings of the training loop, in every round.
         engine: how flows are run.
-        augment: whether to train on draws of a learned likelihood in the last round, as for `NPE`.
+        augment: whether to learn a likelihood, too, in the last round; ``"auto"`` as for `NPE`.
         **options: of the named flow.
     """
 
@@ -118,7 +116,7 @@ class TSNPE:
         model, began = resolve_simulator(simulator), time.monotonic()
         check_seed(seed)
         options: dict[str, Any] = {"workers": workers, "timeout": timeout, "progress": progress}
-        prior, told, past = TruncatedPrior(self.parameters), [], None
+        prior, told, past, failures = TruncatedPrior(self.parameters), [], None, 0
         sizes = [budget // count + (i < budget % count) for i in range(count)]
         for i, size in enumerate(sizes):
             points, share = prior.sample(size, seed=derive(seed, "propose", i))
@@ -127,13 +125,15 @@ class TSNPE:
             if past is None:  # only now is the shape of an observation known
                 observed = read_observation(x_obs, tuple(new.x.shape[1:]), iid=True, device=torch.device("cpu")).x
                 prior = replace(prior, x_obs=observed)
+            failures += new.failed
             past = (
                 (new.theta, new.x) if past is None else (torch.cat([past[0], new.theta]), torch.cat([past[1], new.x]))
             )
             last = i + 1 == count or (max_seconds is not None and time.monotonic() - began > max_seconds)
-            posterior = (self.last if last else self.estimator)._fit(
+            # Draws of a likelihood would not know that simulations can fail.
+            estimator = self.last if last and not failures else self.estimator
+            posterior = estimator._fit(
                 *past,
-                proposal=partial(_propose, prior),
                 x_obs=prior.x_obs if last else None,
                 failed="refuse",
                 seed=derive(seed, "train", i),
@@ -145,9 +145,7 @@ class TSNPE:
             # One warning of an observation far from the simulations is enough: that of the first round.
             cutter = posterior if i == 0 else replace(posterior, simulated=None)
             prior = prior.cut(cutter, epsilon, derive(seed, "cut", i))
-        provenance = {**posterior.provenance, "rounds": told}
+        # A score over many observations says nothing about the one.
+        kept = {key: value for key, value in posterior.provenance.items() if key != "validation_log_prob"}
+        provenance = {**kept, "rounds": told}
         return replace(posterior, provenance=provenance, x_obs=prior.x_obs)
-
-
-def _propose(prior: TruncatedPrior, n: int, seed: int) -> Tensor:
-    return prior.sample(n, seed=seed)[0]

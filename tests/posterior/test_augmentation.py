@@ -27,7 +27,6 @@ def test_synthetic_pairs_follow_the_simulator(gaussian, gaussian_pairs):
     made = synthetic_pairs(
         gaussian.parameters,
         *gaussian_pairs,
-        None,
         config=TrainConfig(epochs=10),
         device=torch.device("cpu"),
         seed=1,
@@ -40,20 +39,6 @@ def test_synthetic_pairs_follow_the_simulator(gaussian, gaussian_pairs):
     assert ((residual.std(0) - 1).abs() < 0.06).all()
     prior = made.theta.std(0) / gaussian.prior_variance**0.5
     assert ((prior - 1).abs() < 0.03).all()
-
-
-def test_theta_is_drawn_from_the_proposal(gaussian, gaussian_pairs):
-    asked = []
-
-    def proposal(n, seed):
-        asked.append(n)
-        return torch.full((n, 2), 0.1)
-
-    theta, x = (t[:200] for t in gaussian_pairs)
-    options = {"config": TrainConfig(epochs=1), "device": torch.device("cpu"), "seed": 1, "progress": False}
-    made = synthetic_pairs(gaussian.parameters, theta, x, proposal, **options)
-    assert asked == [1000]
-    assert bool((made.theta == 0.1).all())
 
 
 def test_the_better_of_the_two_fits_is_kept(uniform, uniform_pairs):
