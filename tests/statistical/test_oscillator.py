@@ -9,9 +9,9 @@ from sbi_physics.models.embedding.build import build_encoder
 from sbi_physics.train.config import TrainConfig
 from simulators.oscillator import DampedOscillator
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-N, DRAWS = 500, 128
+N, DRAWS = 300, 128
 
 
 def simulated(simulator, n, seed):
@@ -39,7 +39,7 @@ def posterior(request, simulator):
         embedding=encoder,
         transforms=3,
         hidden_features=48,
-        config=TrainConfig(epochs=4, batch_size=256),
+        config=TrainConfig(epochs=6, batch_size=256),
     )
     # Fewer series, seen more often, take as long and end over-confident.
     return estimator.fit(*simulated(simulator, 40_000, 41), seed=42, progress=False)
