@@ -35,6 +35,11 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.flows.steps
 	$(BIN)/python -m benchmarks.flows.fits
 	$(BIN)/python -m benchmarks.flows.ensembles
+	$(BIN)/python -m benchmarks.posterior.exact
+	$(BIN)/python -m benchmarks.posterior.sbibm --methods npe nle nle-points tsnpe
+	$(BIN)/python -m benchmarks.posterior.many
+	$(BIN)/python -m benchmarks.posterior.calibration
+	$(BIN)/python -m benchmarks.posterior.oscillator
 	$(BIN)/python -m benchmarks.report
 
 clean:

@@ -21,7 +21,7 @@ def main() -> None:
     """Write the document and say where it is."""
     sections = {"vs_sbi_two_moons": _posteriors, "flow_fits": _fits, "flow_steps": _steps}
     sections |= {"sbibm_posteriors": _tasks, "sbibm_exact": _exact, "flow_ensembles": _ensembles, "flow_gpu": _gpu}
-    sections |= {"oscillator": _oscillator}
+    sections |= {"many_observations": _many, "calibration": _calibration, "oscillator": _oscillator}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"
@@ -103,6 +103,40 @@ def _oscillator(result: dict[str, Any]) -> list[str]:
     return [
         f"## An oscillator with {result['missing']:.0%} of samples missing, from {result['simulations']:,} series",
         _table(head, rows),
+    ]
+
+
+def _many(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            row["method"],
+            f"{row['seconds']:.0f}",
+            f"{row['effective_sample_size']['smallest']:.0f}",
+            f"{row['r_hat']:.3f}",
+            f"{row['share_of_a_mode']['smallest']:.2f} to {row['share_of_a_mode']['largest']:.2f}",
+            " ".join(_compared(one["learned"]) for one in row["compared"]),
+            " ".join(_compared(one["exact"]) for one in row["compared"]),
+        ]
+        for row in result["rows"]
+    ]
+    head = ["method", "seconds", "smallest ESS", "largest R-hat", "share of a mode"]
+    head += ["C2ST with NPE corrected to the same", "C2ST with NPE corrected to the exact posterior"]
+    return [
+        f"## {result['draws']:,} draws for each of {result['observations']} observations of {result['task']}",
+        _table(head, rows),
+    ]
+
+
+def _compared(one: dict[str, Any]) -> str:
+    return f"{one['c2st']:.3f}" if "c2st" in one else "refused"
+
+
+def _calibration(result: dict[str, Any]) -> list[str]:
+    rows = [[row["method"], f"{row['seconds']:.0f}", row["sbc"], row["tarp"]] for row in result["rows"]]
+    return [
+        f"## Calibration over {result['observations']:,} observations of {result['task']}, "
+        f"{result['simulations']:,} simulations, defaults",
+        _table(["method", "seconds", "simulation-based calibration", "TARP"], rows),
     ]
 
 
