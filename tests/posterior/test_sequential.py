@@ -32,6 +32,34 @@ def test_the_posterior_is_the_exact_one(posterior, narrow):
     assert ((found.std(0) / exact.std(0) - 1).abs() < 0.25).all()
 
 
+def test_a_learned_likelihood_refines_the_last_round(narrow):
+    """Noise that adds up is learned in a few epochs, a posterior network needs more."""
+    exact = narrow.sample_posterior(4000, X_OBS, seed=2).double()
+    short = {"transforms": 1, "hidden_features": 8, "config": TrainConfig(epochs=4)}
+    off = {}
+    for augment in (False, True):
+        estimator = sp.TSNPE(narrow.parameters, **short, augment=augment)
+        fit = estimator.fit(narrow, X_OBS, simulations=1000, rounds=2, seed=1, workers=1, progress=False)
+        assert fit.provenance["augmented"] is augment
+        off[augment] = float((fit.sample(4000, seed=3).values.double().std(0) / exact.std(0) - 1).abs().max())
+    assert off[True] < 0.15 < off[False]
+
+
+def test_failures_leave_the_last_round_to_the_simulations(narrow):
+    """Draws of a likelihood would not know where simulations fail."""
+
+    class Failing:
+        name, parameters = "failing", narrow.parameters
+
+        def __call__(self, theta, *, seed):
+            x = narrow(theta, seed=seed)
+            return torch.where(theta[:, :1] > 0.9, torch.nan, x)
+
+    estimator = sp.TSNPE(narrow.parameters, transforms=1, hidden_features=8, config=TrainConfig(epochs=2), augment=True)
+    options = {"simulations": 400, "rounds": 2, "workers": 1, "progress": False, "seed": 1}
+    assert estimator.fit(Failing(), X_OBS, failed="correct", **options).provenance["augmented"] is False
+
+
 def test_the_budget_is_kept_and_each_region_is_inside_the_last(posterior):
     rounds = posterior.provenance["rounds"]
     assert [r["simulations"] for r in rounds] == [500, 500, 500]
