@@ -187,7 +187,8 @@ def test_an_interrupted_ensemble_goes_on_exactly(tmp_path, monkeypatch):
     config = TrainConfig(epochs=7, checkpoint_seconds=0)
 
     def fit(checkpoint=None):
-        npe = sp.NPE(prior, ensemble=3, config=config, transforms=2, hidden_features=16, blocks=1, bins=4)
+        options = {"transforms": 2, "hidden_features": 16, "blocks": 1, "bins": 4}
+        npe = sp.NPE(prior, ensemble=3, config=config, augment=False, **options)
         posterior = npe.fit(theta, x, seed=1, checkpoint=checkpoint, progress=False)
         return posterior.log_prob(theta[:50], x[:50])
 

@@ -194,7 +194,7 @@ def test_periodic_parameters_are_the_circles_of_a_posterior(tmp_path):
     x = theta[:, :1] * torch.stack([theta[:, 1].cos(), theta[:, 1].sin()], 1)
     x = x + 0.2 * torch.randn(4000, 2, generator=generator)
     options = {"transforms": 2, "hidden_features": 24, "blocks": 1, "config": TrainConfig(epochs=5)}
-    posterior = sp.NPE(parameters, "nsf-box", **options).fit(theta, x, progress=False)
+    posterior = sp.NPE(parameters, "nsf-box", augment=False, **options).fit(theta, x, progress=False)
     assert posterior.architecture.options["circular"] == [1]
     opposite = torch.tensor([-1.2, 0.0])
     draws = posterior.sample(2000, opposite, seed=3).values

@@ -184,7 +184,7 @@ def test_not_a_number_is_named_with_its_place(sampler):
 def test_no_density_anywhere(sampler):
     messages = {
         "importance": (ConvergenceError, "none of 400 proposals has a finite posterior density"),
-        "independence": (ConvergenceError, "of the proposals are accepted"),
+        "independence": (ConvergenceError, r"none of \d+ proposals has a finite posterior density"),
         "resampling": (ConvergenceError, "none of 4000 proposals has a finite posterior density"),
         "rejection": (ConvergenceError, r"none of \d+ proposals has a finite posterior density"),
         "mcmc": (SupportError, "initial: 32 of 32 starting points have zero density"),

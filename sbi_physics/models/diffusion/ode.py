@@ -6,7 +6,7 @@ arXiv:1806.07366),
 $$ \frac{du}{d\phi} = f(u, \phi), \qquad \frac{d \ln p(u)}{d\phi} = -\nabla \cdot f. $$
 
 The solver is the classical Runge-Kutta method of fourth order on a fixed grid, so that its time is known beforehand.
-The grid is $\phi = \frac\pi2 \tau^2$ with equal steps in tau: finer near phi = 0, where the small structure of the
+The grid is $\phi = \frac\pi2 \tau^3$ with equal steps in tau: finer near phi = 0, where the small structure of the
 events appears.  The divergence is the exact trace of the Jacobian up to D = 32.  Above that it is the mean of
 $\epsilon^T J \epsilon$ over random signs epsilon (Hutchinson 1989, doi:10.1080/03610918908812806; Grathwohl et al.
 2019, arXiv:1810.01367), others at each point of the grid, so that their errors average out along the way; they are the
@@ -57,7 +57,7 @@ def solve(
 
     def slope(node: int, position: Tensor) -> _Slope:
         tau = node / nodes
-        field, rate = field_at(0.5 * math.pi * tau**2), math.pi * tau
+        field, rate = field_at(0.5 * math.pi * tau**3), 1.5 * math.pi * tau**2
         if not divergences:
             return _Slope(rate * field(position), torch.zeros_like(total))
         velocity, divergence = divergence_of(field, position, seed=node)
