@@ -266,10 +266,7 @@ class _Fit:
             npe.parameters,
             theta[rows],
             x[rows],
-            config=npe.config,
-            device=npe.device,
-            seed=derive(self.seed, "augment"),
-            progress=self.progress,
+            **self._likelihood_settings(),
         )
         with torch.no_grad():
             score = float(density.log_prob(theta[near].to(npe.device), x[near].to(npe.device)).double().mean())
@@ -291,10 +288,7 @@ class _Fit:
             npe.parameters,
             theta[rows],
             x[rows],
-            config=npe.config,
-            device=npe.device,
-            seed=derive(self.seed, "augment"),
-            progress=self.progress,
+            **self._likelihood_settings(),
         )
         check = len(held_out)
         more_theta, more_x = synthetic.theta[check:], synthetic.x[check:]
@@ -306,6 +300,11 @@ class _Fit:
         with torch.no_grad():
             excess = float(density.loss(*real).double().mean() - density.loss(*drawn).double().mean())
         return density, record, excess
+
+    def _likelihood_settings(self) -> dict[str, Any]:
+        npe = self.npe
+        seed = derive(self.seed, "augment")
+        return {"config": npe.config, "device": npe.device, "seed": seed, "progress": self.progress}
 
     def _split(self) -> tuple[Tensor, Tensor]:
         """Simulations to train on, and held out."""

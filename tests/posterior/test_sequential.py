@@ -9,7 +9,7 @@ from sbi_physics.train.config import TrainConfig
 from simulators.gaussian_linear import GaussianLinearUniform
 
 X_OBS = torch.tensor([0.3, -0.2])
-SMALL = {"transforms": 2, "hidden_features": 16, "config": TrainConfig(epochs=10)}
+SMALL = {"transforms": 2, "hidden_features": 16, "config": TrainConfig(epochs=20)}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_budget_is_kept_and_each_region_is_inside_the_last(posterior):
     assert [r["simulations"] for r in rounds] == [500, 500, 500]
     shares = [r["share_of_prior"] for r in rounds]
     assert shares[0] == 1.0
-    assert 0 < shares[2] <= shares[1] < 0.75
+    assert 0 < shares[2] <= shares[1] < 0.6
 
 
 def test_it_is_for_one_observation(posterior, tmp_path):
