@@ -9,11 +9,13 @@ from sbi_physics.diagnostics.chains import (
     chain_report,
     split_r_hat,
 )
+from sbi_physics.diagnostics.coverage_fit import LocalCoverage, local_coverage
 from sbi_physics.diagnostics.draws import PosteriorDraws, posterior_draws
 from sbi_physics.diagnostics.ecdf import EcdfBands, ecdf_bands
 from sbi_physics.diagnostics.learning import LearningCurve, learning_curve
 from sbi_physics.diagnostics.local_two_sample import LocalTest, lc2st
 from sbi_physics.diagnostics.predictive import PredictiveCheck, predictive_check
+from sbi_physics.diagnostics.probabilities import Reliability, reliability
 from sbi_physics.diagnostics.random_points import RandomPointCoverage, tarp, tarp_from_samples
 from sbi_physics.diagnostics.reach import Reach, misspecification
 from sbi_physics.diagnostics.regions import Coverage, coverage, expected_coverage, highest_density_coverage
@@ -27,11 +29,13 @@ __all__ = [
     "Coverage",
     "EcdfBands",
     "LearningCurve",
+    "LocalCoverage",
     "LocalTest",
     "PosteriorDraws",
     "PredictiveCheck",
     "RandomPointCoverage",
     "Reach",
+    "Reliability",
     "autocorrelation_time",
     "bulk_effective_sample_size",
     "c2st",
@@ -45,11 +49,13 @@ __all__ = [
     "importance_efficiency",
     "lc2st",
     "learning_curve",
+    "local_coverage",
     "misspecification",
     "pareto_k",
     "pareto_smooth",
     "posterior_draws",
     "predictive_check",
+    "reliability",
     "sbc",
     "sbc_from_samples",
     "sbc_ranks",

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from sbi_physics.core.checks import positive_integer
-from sbi_physics.models.density import ConditionalDensity, rows_of
+from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.generator import rows_of
 from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["LARGEST_LOG_FACTOR", "Components", "MixtureDensity"]

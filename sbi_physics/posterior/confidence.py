@@ -33,7 +33,7 @@ from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.core.samples import Cost, Samples
-from sbi_physics.diagnostics.local_coverage import LocalCoverage, local_coverage
+from sbi_physics.diagnostics.coverage_fit import LocalCoverage, local_coverage
 from sbi_physics.models.scalar import ScalarDistribution
 from sbi_physics.posterior.data import training_pairs
 from sbi_physics.posterior.maximum import FreeCoordinates

@@ -23,7 +23,7 @@ from sbi_physics.core.checks import known_keys, positive_integer, resolve_device
 from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.core.validity import valid_rows
-from sbi_physics.diagnostics.reliability import Reliability, reliability
+from sbi_physics.diagnostics.probabilities import Reliability, reliability
 from sbi_physics.models.build import context_width
 from sbi_physics.models.classifier import ModelClassifier
 from sbi_physics.posterior.data import Failed, observables

@@ -6,7 +6,6 @@ multiply.
 """
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,9 +21,8 @@ from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.posterior.build import build_likelihood
 from sbi_physics.posterior.data import Failed, training_pairs
 from sbi_physics.posterior.encoding import DEFAULT_ENCODER
-from sbi_physics.posterior.estimator import fit_success
-from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
-from sbi_physics.posterior.simulated import SimulatedCloud
+from sbi_physics.posterior.estimator import likelihood_posterior
+from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.density import train_density
 
@@ -132,15 +130,17 @@ class NLE:
             progress=progress,
             description="training the likelihood",
         )
-        success = fit_success(self.parameters, pairs, device=self.device, seed=seed, progress=progress)
-        provenance = {
-            "simulations": len(pairs.success),
-            "failed": pairs.failed,
-            "seed": seed,
-            "training": replace(record, seconds=time.monotonic() - began).to_dict(),
-            # In nats per event in the units of x, up to the share of events held out.
-            "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,
-        }
-        model = LikelihoodModel(likelihood, success)
-        simulated = SimulatedCloud.fit(pairs.x, seed=derive(seed, "simulated"))
-        return LikelihoodPosterior(self.parameters, model, architecture, provenance, simulated=simulated)
+        # In nats per event in the units of x, up to the share of events held out.
+        score = float(ladj.double().mean()) - record.best_validation_loss
+        return likelihood_posterior(
+            self.parameters,
+            pairs,
+            likelihood,
+            architecture,
+            record,
+            began=began,
+            validation={"validation_log_prob": score},
+            device=self.device,
+            seed=seed,
+            progress=progress,
+        )

@@ -5,7 +5,6 @@ numbers; see `models.ratio` for the loss and its sources.
 """
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,9 +17,8 @@ from sbi_physics.models.build import Architecture, describe_embedding
 from sbi_physics.posterior.build import RATIO, RATIO_OPTIONS, build_ratio
 from sbi_physics.posterior.data import Failed, training_pairs
 from sbi_physics.posterior.encoding import check_embedding, choose_encoder
-from sbi_physics.posterior.estimator import fit_success
-from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
-from sbi_physics.posterior.simulated import SimulatedCloud
+from sbi_physics.posterior.estimator import likelihood_posterior
+from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
 
@@ -111,14 +109,15 @@ class NRE:
             progress=progress,
             description="training the ratio",
         )
-        success = fit_success(self.parameters, pairs, device=self.device, seed=seed, progress=progress)
-        provenance = {
-            "simulations": len(pairs.success),
-            "failed": pairs.failed,
-            "seed": seed,
-            "training": replace(record, seconds=time.monotonic() - began).to_dict(),
-            "validation_loss": record.best_validation_loss,
-        }
-        model = LikelihoodModel(ratio, success)
-        simulated = SimulatedCloud.fit(pairs.x, seed=derive(seed, "simulated"))
-        return LikelihoodPosterior(self.parameters, model, architecture, provenance, simulated=simulated)
+        return likelihood_posterior(
+            self.parameters,
+            pairs,
+            ratio,
+            architecture,
+            record,
+            began=began,
+            validation={"validation_loss": record.best_validation_loss},
+            device=self.device,
+            seed=seed,
+            progress=progress,
+        )

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from sbi_physics.core.checks import as_tensor, finite
 from sbi_physics.core.errors import UsageError
-from sbi_physics.diagnostics.local_coverage import LocalCoverage
-from sbi_physics.diagnostics.reliability import Reliability
+from sbi_physics.diagnostics.coverage_fit import LocalCoverage
+from sbi_physics.diagnostics.probabilities import Reliability
 from sbi_physics.posterior.confidence import ConfidenceRegion
 from sbi_physics.posterior.evidence import EvidenceComparison
 from sbi_physics.posterior.profile import Profile

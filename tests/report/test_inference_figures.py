@@ -9,8 +9,8 @@ import torch
 import torch.distributions as td
 
 import sbi_physics as sp
-from sbi_physics.diagnostics.local_coverage import local_coverage
-from sbi_physics.diagnostics.reliability import reliability
+from sbi_physics.diagnostics.coverage_fit import local_coverage
+from sbi_physics.diagnostics.probabilities import reliability
 from sbi_physics.posterior.confidence import ConfidenceRegion
 from sbi_physics.report.figures import save_figure
 from sbi_physics.report.inference_figures import (

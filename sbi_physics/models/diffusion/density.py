@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
 from sbi_physics.core.checks import known_keys, positive_integer
-from sbi_physics.models.density import ConditionalDensity, rows_of
+from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.diffusion.network import SMALLEST_LEVEL, VelocityNetwork
 from sbi_physics.models.diffusion.ode import Field, solve
+from sbi_physics.models.generator import rows_of
 
 __all__ = ["OBJECTIVES", "DiffusionDensity"]
 

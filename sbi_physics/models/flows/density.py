@@ -5,10 +5,11 @@ from nflows.distributions.normal import StandardNormal
 from nflows.flows.base import Flow
 from torch import Tensor, nn
 
-from sbi_physics.models.density import ConditionalDensity, rows_of
+from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.box import UniformBox
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.flows.ensemble import FlowEnsemble, add_gradient, from_noise, log_prob, training_log_prob
+from sbi_physics.models.generator import rows_of
 from sbi_physics.models.scaling import Scaling
 
 __all__ = ["FlowDensity"]

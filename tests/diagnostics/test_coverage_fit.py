@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
-from sbi_physics.diagnostics.local_coverage import local_coverage
+from sbi_physics.diagnostics.coverage_fit import local_coverage
 
 
 def truth(n=4000, seed=0):

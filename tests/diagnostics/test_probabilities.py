@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
-from sbi_physics.diagnostics.reliability import reliability
+from sbi_physics.diagnostics.probabilities import reliability
 
 
 def events(n=1000, sharpness=1.0, classes=3, seed=0):
