@@ -8,6 +8,8 @@ densities as they are.  A line that is fitted to a curve would do harm: only tho
 residual is not explained any better with products and cubes of the parameters.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,8 @@ __all__ = ["Trend"]
 _PAIRS_PER_COEFFICIENT = 20
 # Share of the residual variance that a curve may explain where a line is good enough.
 _CURVATURE = 0.02
+# What moments of Gaussian noise may be off by.
+_SIGMAS = 5.0
 
 
 class Trend(nn.Module):
@@ -39,8 +43,7 @@ class Trend(nn.Module):
     def fit(self, theta: Tensor, x: Tensor) -> "Trend":
         """Learn from pairs of theta ``(n, P)`` and x ``(n, D)``, in double precision; returns itself."""
         self.scaling.fit(theta)
-        line = self._features(theta).double()
-        curve = torch.cat([line, _curved(line[:, :-1], len(theta))], -1)
+        line, curve = self._line_and_curve(theta)
         if len(theta) < _PAIRS_PER_COEFFICIENT * curve.shape[-1]:
             return self
         weight, variance = _least_squares(line, x.double())
@@ -48,6 +51,31 @@ class Trend(nn.Module):
         straight = variance - least <= _CURVATURE * variance
         self.weight.copy_(torch.where(straight, weight, 0.0))
         return self
+
+    def is_all(self, theta: Tensor, x: Tensor) -> bool:
+        """Whether pairs of theta ``(n, P)`` and x ``(n, D)`` are the trend and Gaussian noise.
+
+        Each x has a trend, neither the spread of the residuals nor their correlations change with theta, and skewness
+        and kurtosis are those of a Gaussian.
+        """
+        if not bool((self.weight != 0).any(0).all()):
+            return False
+        residual = (x - self(theta)).double()
+        z = (residual - residual.mean(0)) / residual.std(0)
+        errors = _SIGMAS / math.sqrt(len(z))
+        if bool((z.pow(3).mean(0).abs() > math.sqrt(6) * errors).any()):
+            return False
+        if bool(((z.pow(4).mean(0) - 3).abs() > math.sqrt(24) * errors).any()):
+            return False
+        _, curve = self._line_and_curve(theta)
+        moments = _products(residual)
+        moments = moments - moments.mean(0)
+        least = _least_squares(curve, moments)[1]
+        return bool((moments.var(0) - least <= _CURVATURE * moments.var(0)).all())
+
+    def _line_and_curve(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        line = self._features(theta).double()
+        return line, torch.cat([line, _curved(line[:, :-1], len(theta))], -1)
 
     def forward(self, theta: Tensor) -> Tensor:
         """Expected x ``(*, D)`` at theta ``(*, P)``."""
@@ -61,10 +89,14 @@ class Trend(nn.Module):
 def _curved(scaled: Tensor, n: int) -> Tensor:
     """Products and cubes of scaled parameters ``(n, P)``; squares only, where there are too many products."""
     dims = scaled.shape[-1]
-    first, second = torch.triu_indices(dims, dims)
-    if n < _PAIRS_PER_COEFFICIENT * (1 + 2 * dims + len(first)):
-        first = second = torch.arange(dims)
-    return torch.cat([scaled[:, first] * scaled[:, second], scaled**3], -1)
+    few = n < _PAIRS_PER_COEFFICIENT * (1 + 2 * dims + dims * (dims + 1) // 2)
+    return torch.cat([scaled.square() if few else _products(scaled), scaled**3], -1)
+
+
+def _products(columns: Tensor) -> Tensor:
+    """Products of all pairs of columns ``(n, D)``, squares among them."""
+    first, second = torch.triu_indices(columns.shape[-1], columns.shape[-1])
+    return columns[:, first] * columns[:, second]
 
 
 def _least_squares(features: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ a network needs to see.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import derive
 from sbi_physics.models.likelihood import LearnedLikelihood
+from sbi_physics.models.trend import Trend
 from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.posterior.nle import NLE
 from sbi_physics.train.config import TrainConfig
@@ -29,7 +30,10 @@ __all__ = ["Synthetic", "held_out_score", "learn_likelihood", "synthetic_pairs",
 _MOST_OBSERVABLES = 20
 _MOST_SIMULATIONS = 20_000
 _DRAWS_EACH = 5
-_SHARE_OF_EPOCHS = 0.6
+# Of the epochs of a posterior: for its likelihood, and for the posterior itself over that many more events, where the
+# likelihood is more than a trend with noise on it, and where it is not.
+_LIKELIHOOD_EPOCHS = (0.6, 0.3)
+_POSTERIOR_EPOCHS = (0.4, 0.24)
 _PARTICLES = 200
 
 
@@ -86,10 +90,8 @@ def synthetic_pairs(
     points = parameters.sample(n, seed=derive(seed, "theta"))
     drawn = likelihood.sample(1, points.to(device), seed=derive(seed, "x"))[0].cpu()
     good = torch.isfinite(drawn.flatten(1)).all(1)
-    # The epochs of one fit are about twice those steps: many more events are seen, and each a few times.
-    epochs = max(1, math.ceil(2.4 * config.epochs / (_DRAWS_EACH + 1)))
-    settings = {**config.__dict__, "epochs": epochs}
-    return Synthetic(points[good].cpu(), drawn[good], TrainConfig(**settings))
+    simple = _is_simple(parameters, theta, x)
+    return Synthetic(points[good].cpu(), drawn[good], _shortened(config, _POSTERIOR_EPOCHS[simple]))
 
 
 def learn_likelihood(
@@ -103,9 +105,19 @@ def learn_likelihood(
     progress: bool,
 ) -> LikelihoodPosterior:
     """Fit NLE to pairs; the arguments are those of `synthetic_pairs`."""
-    # The trend is known from the start, and the rest is learned in fewer epochs than a posterior.
-    shorter = TrainConfig(**{**config.__dict__, "epochs": math.ceil(_SHARE_OF_EPOCHS * config.epochs)})
+    shorter = _shortened(config, _LIKELIHOOD_EPOCHS[_is_simple(parameters, theta, x)])
     return NLE(parameters, device=device, config=shorter).fit(theta, x, seed=seed, progress=progress)
+
+
+def _is_simple(parameters: Parameters, theta: Tensor, x: Tensor) -> bool:
+    """Whether theta does no more than move x along a linear trend: little is left to learn."""
+    varies, _ = LearnedLikelihood.kinds(x)
+    events = x.flatten(1)[:, varies]
+    return Trend(parameters.bounds, events.shape[-1]).fit(theta, events).is_all(theta, events)
+
+
+def _shortened(config: TrainConfig, share: float) -> TrainConfig:
+    return replace(config, epochs=math.ceil(share * config.epochs))
 
 
 @torch.no_grad()

@@ -49,3 +49,27 @@ def test_columns_that_say_nothing_new_do_no_harm():
     trend = Trend(UNBOUNDED, 3).fit(theta, x)
     assert bool(torch.isfinite(trend(theta)).all())
     assert (x[:, 0] - trend(theta)[:, 0]).std() < 0.3
+
+
+def linear(spread=lambda theta: 1.0, kind=torch.randn, mix=lambda theta: 0.0):
+    """Two observables, linear in three parameters."""
+    with seeded(3):
+        theta, noise = torch.randn(N, 3), kind(N, 2)
+    noise[:, 1] += mix(theta[:, 0]) * noise[:, 0]
+    return theta, theta[:, :2] + 0.1 * spread(theta[:, :1]) * noise
+
+
+def exponential(*shape):
+    return -torch.rand(*shape).clamp_min(1e-9).log()
+
+
+def test_a_trend_with_gaussian_noise_is_all_there_is_and_what_is_more_is_noticed():
+    def is_all(theta, x):
+        return Trend(UNBOUNDED, 2).fit(theta, x).is_all(theta, x)
+
+    assert is_all(*linear())
+    assert not is_all(*linear(kind=exponential))
+    assert not is_all(*linear(spread=lambda theta: 1 + 0.5 * theta.abs()))
+    assert not is_all(*linear(mix=lambda theta: theta))
+    theta, x = linear()
+    assert not is_all(theta, torch.stack([x[:, 0], theta[:, 1].sin()], -1))
