@@ -1,28 +1,35 @@
 """Every method on a problem whose posterior is known: moments, calibration, and twins that must fail."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import sbi_physics as sp
+from sbi_physics.models.build import training_settings
 from sbi_physics.train.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
 N, DRAWS = 200, 128
+DIFFUSION = TrainConfig(**training_settings("score"))
 SMALL = {"transforms": 2, "hidden_features": 32}
+FEW = {"hidden_features": 48, "blocks": 2, "steps": 12, "config": replace(DIFFUSION, epochs=60)}
 
 
 def estimators(parameters):
     return {
         "npe": sp.NPE(parameters, **SMALL),
         "mixture": sp.NPE(parameters, "mixture"),
+        "flow matching": sp.NPE(parameters, "flow-matching", **FEW),
+        "score": sp.NPE(parameters, "score", **FEW),
         "nle": sp.NLE(parameters, **SMALL, config=TrainConfig(epochs=15)),
         "nre": sp.NRE(parameters, hidden_features=48, config=TrainConfig(epochs=15)),
         "balanced nre": sp.NRE(parameters, balance=100.0, candidates=1, hidden_features=48),
     }
 
 
-METHODS = ("npe", "mixture", "nle", "nre", "balanced nre")
+METHODS = ("npe", "mixture", "flow matching", "score", "nle", "nre", "balanced nre")
 
 
 @pytest.fixture(scope="module")
