@@ -158,8 +158,8 @@ def check(
 ) -> None:
     """Check the calibration of a posterior on fresh simulations."""
     import sbi_physics as sp
-    from sbi_physics.posterior.data import training_pairs
-    from sbi_physics.posterior.encoding import accepts_missing
+    from sbi_physics.train.encoding import accepts_missing
+    from sbi_physics.train.pairs import training_pairs
 
     output = Output(json, quiet)
     posterior = sp.load(model, device=device)

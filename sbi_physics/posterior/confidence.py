@@ -35,13 +35,13 @@ from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.core.samples import Cost, Samples
 from sbi_physics.diagnostics.coverage_fit import LocalCoverage, local_coverage
 from sbi_physics.models.scalar import ScalarDistribution
-from sbi_physics.posterior.data import training_pairs
 from sbi_physics.posterior.maximum import FreeCoordinates
 from sbi_physics.posterior.observation import read_observation
 from sbi_physics.posterior.posterior import Posterior
 from sbi_physics.posterior.statistics import Statistic, natural_statistic
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
+from sbi_physics.train.pairs import training_pairs
 
 __all__ = ["ConfidenceRegion", "ConfidenceSets", "NeymanConstruction"]
 

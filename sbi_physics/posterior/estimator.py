@@ -11,11 +11,11 @@ from sbi_physics.models.build import Architecture
 from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.models.ratio import RatioEstimator
 from sbi_physics.models.success import SuccessProbability
-from sbi_physics.posterior.data import TrainingPairs
 from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
 from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import TrainingRecord, train
+from sbi_physics.train.pairs import TrainingPairs
 
 __all__ = ["likelihood_posterior"]
 

@@ -26,14 +26,14 @@ from sbi_physics.core.validity import valid_rows
 from sbi_physics.diagnostics.probabilities import Reliability, reliability
 from sbi_physics.models.build import context_width
 from sbi_physics.models.classifier import ModelClassifier
-from sbi_physics.posterior.data import Failed, observables
-from sbi_physics.posterior.encoding import FLAT, EncoderChoice, accepts_missing, check_embedding, choose_encoder
 from sbi_physics.posterior.evidence import model_prior, odds, strength
 from sbi_physics.posterior.observation import read_observation
 from sbi_physics.store.layout import Status
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.encoding import FLAT, EncoderChoice, accepts_missing, check_embedding, choose_encoder
 from sbi_physics.train.loop import train
+from sbi_physics.train.pairs import Failed, observables
 
 __all__ = ["ModelComparison", "ModelPosterior"]
 

@@ -19,12 +19,12 @@ from sbi_physics.models.flows.build import BOX, FLOWS
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.posterior.build import build_likelihood
-from sbi_physics.posterior.data import Failed, training_pairs
-from sbi_physics.posterior.encoding import DEFAULT_ENCODER
 from sbi_physics.posterior.estimator import likelihood_posterior
 from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.density import train_density
+from sbi_physics.train.encoding import DEFAULT_ENCODER
+from sbi_physics.train.pairs import Failed, training_pairs
 
 __all__ = ["NLE"]
 

@@ -38,12 +38,12 @@ from sbi_physics.posterior.augmentation import (
     synthetic_pairs,
     worth_trying,
 )
-from sbi_physics.posterior.data import Failed, TrainingPairs, training_pairs
 from sbi_physics.posterior.direct import DirectPosterior
-from sbi_physics.posterior.encoding import FLAT, check_embedding, choose_encoder
 from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.density import train_density
+from sbi_physics.train.encoding import FLAT, check_embedding, choose_encoder
+from sbi_physics.train.pairs import Failed, TrainingPairs, training_pairs
 from sbi_physics.train.split import held_out_rows
 
 __all__ = ["NPE"]

@@ -15,12 +15,12 @@ from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.build import Architecture, describe_embedding
 from sbi_physics.posterior.build import RATIO, RATIO_OPTIONS, build_ratio
-from sbi_physics.posterior.data import Failed, training_pairs
-from sbi_physics.posterior.encoding import check_embedding, choose_encoder
 from sbi_physics.posterior.estimator import likelihood_posterior
 from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.encoding import check_embedding, choose_encoder
 from sbi_physics.train.loop import train
+from sbi_physics.train.pairs import Failed, training_pairs
 
 __all__ = ["NRE"]
 

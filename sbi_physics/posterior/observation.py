@@ -10,7 +10,7 @@ from torch import Tensor
 from sbi_physics.core.checks import as_tensor, finite
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.validity import valid_rows
-from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packing_of
+from sbi_physics.train.encoding import EncoderChoice, accepts_missing, packing_of
 
 __all__ = ["Observation", "read_observation"]
 

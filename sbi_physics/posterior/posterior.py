@@ -15,13 +15,13 @@ from sbi_physics.core.errors import ConvergenceError, ShapeError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.samples import Cost, Samples
 from sbi_physics.models.build import Architecture
-from sbi_physics.posterior.encoding import packing_of
 from sbi_physics.posterior.observation import Observation, read_observation
 from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.sampling.importance import Proposal, importance_sample
 from sbi_physics.sampling.independence import independence_metropolis
 from sbi_physics.sampling.target import checked_log_density, posterior_target
 from sbi_physics.store.models import write_model
+from sbi_physics.train.encoding import packing_of
 
 __all__ = ["Posterior"]
 

@@ -24,7 +24,6 @@ from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.core.random import check_seed, derive
-from sbi_physics.posterior.data import Failed, training_pairs
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.npe import NPE
 from sbi_physics.posterior.observation import read_observation
@@ -32,6 +31,7 @@ from sbi_physics.posterior.truncated import TruncatedPrior
 from sbi_physics.simulation.resolve import resolve_simulator
 from sbi_physics.simulation.run import simulate
 from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.pairs import Failed, training_pairs
 
 __all__ = ["TSNPE"]
 

@@ -17,9 +17,9 @@ from sbi_physics.core.checks import as_tensor, batch_of, finite, known_keys, sam
 from sbi_physics.core.errors import NonFiniteError, ShapeError, SimulationError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.validity import valid_rows
-from sbi_physics.posterior.encoding import EncoderChoice, accepts_missing, packing_of
 from sbi_physics.store.layout import Status
 from sbi_physics.store.simulations import Simulations
+from sbi_physics.train.encoding import EncoderChoice, accepts_missing, packing_of
 
 __all__ = ["Failed", "TrainingPairs", "observables", "training_pairs"]
 

@@ -1,0 +1,128 @@
+r"""`Columns`: numbers that a simulator gives, as numbers that a density can have.
+
+Each number of an output is of one of five kinds, found from the data:
+
+========  =================================================  ========================================================
+kind      what it is                                         what a model sees
+========  =================================================  ========================================================
+constant  the same in all simulations                        nothing
+real      anything else                                      itself
+positive  above zero, over more than a decade                its logarithm
+zeros     zero, or above a threshold: what is read out       :math:`\ln(x/t)`, and noise on (-1, 0) where x is zero
+count     a whole number                                     itself, with noise on (-1/2, 1/2)
+========  =================================================  ========================================================
+
+Uniform noise makes a density of what is a probability at a point (Uria, Murray and Larochelle 2013, arXiv:1306.0186);
+the way back rounds it off, and what was zero is exactly zero.
+"""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor, nn
+
+from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.core.random import seeded
+
+__all__ = ["ColumnKind", "Columns"]
+
+# A positive number whose largest value is that many times its median has a logarithm that is easier to learn.
+_DECADE = 10.0
+# Of the width of the logarithms above the threshold: that of the noise below it.
+_NOISE_WIDTH = 1.0
+_SMALLEST_WIDTH = 1e-3
+# Whole numbers above this are as good as real ones.
+_LARGEST_COUNT = 1e6
+
+
+class ColumnKind(IntEnum):
+    """What a number of an output is."""
+
+    CONSTANT = 0
+    REAL = 1
+    POSITIVE = 2
+    ZEROS = 3
+    COUNT = 4
+
+
+class Columns(nn.Module):
+    """The kinds of the D numbers of an output, learned once from data.
+
+    Args:
+        columns: D.
+    """
+
+    kinds: Tensor
+    constant: Tensor
+    threshold: Tensor
+    largest: Tensor
+    width: Tensor
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.register_buffer("kinds", torch.full((columns,), int(ColumnKind.REAL)))
+        for name in ("constant", "threshold", "largest", "width"):
+            self.register_buffer(name, torch.ones(columns))
+
+    @property
+    def varying(self) -> int:
+        """Number of columns that a model sees."""
+        return int((self.kinds != ColumnKind.CONSTANT).sum())
+
+    def fit(self, x: Tensor) -> "Columns":
+        """Learn from outputs ``(n, D)``; returns itself.
+
+        Raises:
+            UsageError: all columns are constant.
+        """
+        self._check(x)
+        positive = torch.where(x > 0, x, torch.inf)
+        smallest, largest = positive.amin(0), x.amax(0)
+        above, below = (x > 0).any(0), (x < 0).any(0)
+        zeros = (x == 0).any(0) & above & ~below
+        whole = (x == x.round()).all(0) & (largest < _LARGEST_COUNT)
+        spans = largest > _DECADE * x.median(0).values
+        kinds = torch.full_like(self.kinds, int(ColumnKind.REAL))
+        kinds[~below & (x != 0).all(0) & spans] = int(ColumnKind.POSITIVE)
+        kinds[zeros] = int(ColumnKind.ZEROS)
+        kinds[whole] = int(ColumnKind.COUNT)
+        kinds[(x == x[0]).all(0)] = int(ColumnKind.CONSTANT)
+        if not bool((kinds != ColumnKind.CONSTANT).any()):
+            raise UsageError("x: the outputs are the same in all simulations: there is nothing to learn")
+        self.kinds.copy_(kinds)
+        self.constant.copy_(x[0])
+        self.threshold.copy_(torch.where(above, smallest, 1.0))
+        self.largest.copy_(largest)
+        logs = torch.where(x > 0, (x / self.threshold).clamp(min=1.0).log(), torch.nan)
+        mean = logs.nanmean(0)
+        spread = (logs - mean).square().nanmean(0).sqrt()
+        self.width.copy_(torch.nan_to_num(_NOISE_WIDTH * spread, nan=1.0).clamp(min=_SMALLEST_WIDTH))
+        return self
+
+    def encode(self, x: Tensor, *, seed: int) -> Tensor:
+        """Outputs ``(n, D)`` as events ``(n, D')`` of a density, with noise where they are points."""
+        self._check(x)
+        with seeded(seed, x.device):
+            noise = torch.rand_like(x)
+        logs = (x.clamp(min=0) / self.threshold).log()
+        known = torch.where(x > 0, logs, -self.width * noise)
+        events = torch.where(self._are(ColumnKind.ZEROS, ColumnKind.POSITIVE), known, x)
+        events = torch.where(self._are(ColumnKind.COUNT), x + noise - 0.5, events)
+        return events[:, self.kinds != ColumnKind.CONSTANT]
+
+    def decode(self, events: Tensor) -> Tensor:
+        """Outputs ``(n, D)`` of events ``(n, D')``."""
+        x = self.constant.expand(len(events), -1).clone()
+        x[:, self.kinds != ColumnKind.CONSTANT] = events
+        # A draw far in the tail of a logarithm is no output: none of the data is beyond ten times the largest.
+        risen = torch.minimum(self.threshold * x.exp(), 10 * self.largest)
+        x = torch.where(self._are(ColumnKind.POSITIVE), risen, x)
+        x = torch.where(self._are(ColumnKind.ZEROS), torch.where(x < 0, 0.0, risen), x)
+        return torch.where(self._are(ColumnKind.COUNT), x.round(), x)
+
+    def _are(self, *kinds: ColumnKind) -> Tensor:
+        return torch.isin(self.kinds, self.kinds.new_tensor([int(kind) for kind in kinds]))
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 2 or x.shape[1] != len(self.kinds):
+            raise ShapeError(f"x: expected shape (n, {len(self.kinds)}), got {tuple(x.shape)}")

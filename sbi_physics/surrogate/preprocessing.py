@@ -1,0 +1,100 @@
+"""`Preprocessing`: how the outputs of a simulator become the events of one model, or of several in a row.
+
+A chain of models splits what is hard to learn at once: the first draws a few numbers that matter most, the next draws
+others given those.  `Plain` has one stage for all numbers; `showers.Showers` draws the energies of the layers of a
+calorimeter first.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sbi_physics.models.columns import Columns
+
+__all__ = ["Plain", "Preprocessing"]
+
+
+class Preprocessing(nn.Module, ABC):
+    """A map between outputs x and the events of the stages, learned once from data.
+
+    Attributes:
+        x_shape: the shape of one output.
+        contexts: the numbers of parameters P of a simulation.
+    """
+
+    def __init__(self, x_shape: Sequence[int], contexts: int) -> None:
+        super().__init__()
+        self.x_shape, self.contexts = torch.Size(x_shape), contexts
+
+    @property
+    @abstractmethod
+    def widths(self) -> tuple[tuple[int, int], ...]:
+        """Numbers of an event and of its context, for each stage."""
+
+    @abstractmethod
+    def fit(self, theta: Tensor, x: Tensor) -> "Preprocessing":
+        """Learn from theta ``(n, P)`` and outputs ``(n, *x_shape)``; returns itself.
+
+        Raises:
+            UsageError, ShapeError: the outputs cannot be those of such a simulator.
+        """
+
+    @abstractmethod
+    def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
+        """The events ``(n, D_s)`` of each stage s, with noise where outputs are points."""
+
+    @abstractmethod
+    def context(self, theta: Tensor, earlier: Sequence[Tensor]) -> Tensor:
+        """The contexts ``(n, C_s)`` of the stage after the earlier ones."""
+
+    @abstractmethod
+    def decode(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
+        """Outputs ``(n, *x_shape)`` of the events of all stages."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What `build.build_preprocessing` needs to make it again, in types that JSON knows; tensors are its state."""
+
+
+class Plain(Preprocessing):
+    """All numbers at once, each by its kind (`models.columns`).
+
+    Args:
+        x_shape: the shape of one output.
+        contexts: P.
+    """
+
+    KIND = "plain"
+
+    def __init__(self, x_shape: Sequence[int], contexts: int) -> None:
+        super().__init__(x_shape, contexts)
+        self.columns = Columns(self.x_shape.numel())
+
+    @property
+    def widths(self) -> tuple[tuple[int, int], ...]:
+        """One stage."""
+        return ((self.columns.varying, self.contexts),)
+
+    def fit(self, theta: Tensor, x: Tensor) -> "Plain":
+        """Find the kinds of the numbers."""
+        self.columns.fit(x.flatten(1))
+        return self
+
+    def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
+        """One event for each output."""
+        return [self.columns.encode(x.flatten(1), seed=seed)]
+
+    def context(self, theta: Tensor, earlier: Sequence[Tensor]) -> Tensor:
+        """The parameters."""
+        return theta
+
+    def decode(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
+        """Outputs of the events."""
+        return self.columns.decode(events[0]).reshape(-1, *self.x_shape)
+
+    def describe(self) -> dict[str, Any]:
+        """Its kind."""
+        return {"kind": self.KIND}
