@@ -7,7 +7,7 @@ $$ \frac{1}{E}\frac{dE}{dt} = \frac{(\beta t)^{\alpha-1} \beta e^{-\beta t}}{\Ga
    T = \frac{\alpha - 1}{\beta}; \qquad
    f(r) = p \frac{2 r R_C^2}{(r^2 + R_C^2)^2} + (1 - p) \frac{2 r R_T^2}{(r^2 + R_T^2)^2}, $$
 
-whose radii and weight depend on $\tau = t / \langle t\rangle$ and the energy.  With $y = E/E_c$, in a homogeneous medium
+whose radii and weight depend on $\tau = t / T$ and the energy.  With $y = E/E_c$, in a homogeneous medium
 $\langle\ln T\rangle = \ln(\ln y - 0.812)$ and $\langle\ln\alpha\rangle = \ln(0.81 + (0.458 + 2.26/Z) \ln y)$; a
 sampling calorimeter of the frequency $F_S$ and the signal ratio $\hat e$ (electrons over minimum ionising particles)
 shifts them.  Formulas and numbers: Grindhammer and Peters, hep-ex/0001020, sections 2 and 3 and the appendix.  The

@@ -117,7 +117,7 @@ def hadronic_radius(energy: Tensor, depth: Tensor, hadronic_section: Tensor, nor
     Args:
         energy: incident energies in GeV, float64 ``(n,)``.
         depth: behind the first interaction in interaction lengths, ``(n, K)``.
-        hadronic_section: whether each interval is in the hadronic calorimeter, behind the electromagnetic one, ``(K,)``.
+        hadronic_section: whether an interval is in the hadronic calorimeter, behind the electromagnetic one, ``(K,)``.
         normal: a standard normal number for each shower, ``(n,)``.
 
     Returns:

@@ -22,6 +22,7 @@ from sbi_physics.core.voxels import VoxelGeometry
 __all__ = ["ShowerComponent", "SpotGrid"]
 
 _SCALE = 50.0  # mm: radii are compared as r / (r + scale), which is below one
+_CELLS = 256  # of the table, in each layer; a power of two, by which multiplication is exact
 
 
 @dataclass(frozen=True)
@@ -55,43 +56,92 @@ class SpotGrid:
     """
 
     def __init__(self, geometry: VoxelGeometry, layer_of_interval: Tensor, max_spots: int) -> None:
-        self.size, self.max_spots, self.layer_of_interval = geometry.size, max_spots, layer_of_interval
-        edges, first, sectors, rings = [], [], [], []
-        for index, (layer, place) in enumerate(zip(geometry.layers, geometry.layer_slices, strict=True)):
-            edges += [index + r / (r + _SCALE) for r in layer.r_edges]
-            # Beyond the last edge there are no sectors, and the first voxel is one that is cut off in the end.
-            first += [place.start + ring for ring in range(layer.rings)] + [self.size]
-            sectors += [layer.sectors] * layer.rings + [0]
-            rings += [layer.rings] * (layer.rings + 1)
-        self.edges = torch.tensor(edges)
-        self.first, self.sectors, self.rings = torch.tensor(first), torch.tensor(sectors).float(), torch.tensor(rings)
+        device = layer_of_interval.device
+        self.size, self.max_spots, self.layer = geometry.size, max_spots, layer_of_interval.float()
+        self.rings = _RingTable.of(geometry).to(device)
 
     def deposit(self, component: ShowerComponent) -> Tensor:
         """Energies in GeV, float64 ``(n, voxels)``, drawing from the random stream that is current."""
-        counts = torch.poisson(component.spots).to(torch.int64)
-        spot_energy = _shared(_fluctuated(component.energy, component.resolution), counts)
-        parts = [spot_energy, component.core_share, component.core_radius, component.tail_radius, counts]
-        ends = counts.sum(1).cumsum(0)
-        sizes = torch.unique_consecutive(ends // self.max_spots, return_counts=True)[1].tolist() if len(ends) else []
-        done = [self._deposit(*rows) for rows in zip(*(part.split(sizes) for part in parts), strict=True)]
-        return torch.cat(done) if done else component.energy.new_zeros(0, self.size)
-
-    def _deposit(self, energy: Tensor, share: Tensor, core: Tensor, tail: Tensor, counts: Tensor) -> Tensor:
-        rows, intervals = energy.shape
-        device = energy.device
-        cell = torch.repeat_interleave(counts.flatten())
-        random = torch.rand(len(cell), 3, device=device)
-        radius = torch.where(
-            random[:, 0] < share.float().flatten()[cell], core.float().flatten()[cell], tail.float().flatten()[cell]
+        # Core and tail of a Poisson number of spots are Poisson numbers again, each with one radius.
+        expected = torch.stack(
+            [component.spots * component.core_share, component.spots * (1 - component.core_share)], -1
         )
-        radius = radius * torch.sqrt(random[:, 1] / (1 - random[:, 1]))
-        layer = self.layer_of_interval.to(device, torch.float32).repeat(rows)[cell]
-        ring = torch.bucketize(layer + radius / (radius + _SCALE), self.edges.to(device), right=True) - 1
-        sector = (random[:, 2] * self.sectors.to(device)[ring]).to(torch.int64)
-        voxel = self.first.to(device)[ring] + sector * self.rings.to(device)[ring]
-        voxel += torch.div(cell, intervals, rounding_mode="floor") * (self.size + 1)
-        deposited = torch.bincount(voxel, weights=energy.flatten()[cell], minlength=rows * (self.size + 1))
-        return deposited.view(rows, self.size + 1)[:, : self.size]
+        counts = torch.poisson(expected).to(torch.int64)
+        energy = _shared(_fluctuated(component.energy, component.resolution), counts.sum(-1))
+        radius = torch.stack([component.core_radius, component.tail_radius], -1).float()
+        ends = counts.sum((1, 2)).cumsum(0)
+        if not len(ends):
+            return energy.new_zeros(0, self.size)
+        sizes = torch.unique_consecutive(ends // self.max_spots, return_counts=True)[1].tolist()
+        parts = (part.split(sizes) for part in (energy.unsqueeze(-1).expand_as(expected), radius, counts))
+        return torch.cat([self._deposit(*rows) for rows in zip(*parts, strict=True)])
+
+    def _deposit(self, energy: Tensor, radius: Tensor, counts: Tensor) -> Tensor:
+        """Energies ``(n, voxels)`` of spots of the given energy, median radius and number ``(n, K, 2)``."""
+        shape, bins = counts.shape, self.size + 1
+        layer = self.layer.unsqueeze(-1).expand(shape)
+        first = (torch.arange(len(counts), device=counts.device) * bins).view(-1, 1, 1).expand(shape)
+        cell = torch.repeat_interleave(counts.flatten())
+        # index_select is several times as fast as indexing with a tensor.
+        radius, layer, first, energy = (
+            values.reshape(-1).index_select(0, cell) for values in (radius, layer, first, energy)
+        )
+        random = torch.rand(len(cell), 2, device=cell.device)
+        radius = radius * torch.sqrt(random[:, 0] / (1 - random[:, 0]))
+        voxel = first + self.rings.voxel(layer + radius / (radius + _SCALE), random[:, 1])
+        deposited = torch.bincount(voxel, weights=energy, minlength=len(counts) * bins)
+        return deposited.view(-1, bins)[:, : self.size]
+
+
+@dataclass(frozen=True)
+class _RingTable:
+    """Finds the voxel of a place; the rings of all layers stand in one list, with what lies outside of each layer.
+
+    A place is the index of its layer plus r / (r + scale).  A table of equal cells gives the ring where a cell begins,
+    and the cell holds `most` edges at most: a binary search takes several times as long.
+    """
+
+    edges: Tensor
+    first: Tensor
+    stride: Tensor
+    sectors: Tensor
+    begin: Tensor
+    most: int
+
+    @classmethod
+    def of(cls, geometry: VoxelGeometry) -> "_RingTable":
+        edges, first, stride, sectors = [], [], [], []
+        for index, (layer, place) in enumerate(zip(geometry.layers, geometry.layer_slices, strict=True)):
+            edges += [index + r / (r + _SCALE) for r in layer.r_edges]
+            # What is outside goes to one more voxel, which is cut off in the end.
+            first += [*range(place.start, place.start + layer.rings), geometry.size]
+            stride += [layer.rings] * (layer.rings + 1)
+            sectors += [layer.sectors] * layer.rings + [0]
+        # Before the first edge of a layer that does not begin on the axis is the outside of the layer before.
+        bounds = torch.tensor([-1.0, *edges, len(geometry.layers) + 1.0])
+        first, stride, sectors = [geometry.size, *first], [1, *stride], [0, *sectors]
+        cells = torch.arange(len(geometry.layers) * _CELLS + 1) / _CELLS
+        begin = torch.bucketize(cells, bounds, right=True) - 1
+        return cls(
+            bounds[1:],
+            torch.tensor(first),
+            torch.tensor(stride),
+            torch.tensor(sectors, dtype=torch.float32),
+            begin[:-1],
+            int(begin.diff().max()),
+        )
+
+    def to(self, device: torch.device) -> "_RingTable":
+        edges, first, stride, sectors = (t.to(device) for t in (self.edges, self.first, self.stride, self.sectors))
+        return _RingTable(edges, first, stride, sectors, self.begin.to(device), self.most)
+
+    def voxel(self, place: Tensor, turn: Tensor) -> Tensor:
+        """The voxel at a place, where the angle is `turn` between 0 and 1 of a full one: ``(m,)`` each."""
+        ring = self.begin.index_select(0, (place * _CELLS).to(torch.int64))
+        for _ in range(self.most):
+            ring = ring + (place >= self.edges.index_select(0, ring))
+        sector = (turn * self.sectors.index_select(0, ring)).to(torch.int64)
+        return self.first.index_select(0, ring) + sector * self.stride.index_select(0, ring)
 
 
 def _fluctuated(energy: Tensor, resolution: float) -> Tensor:

@@ -5,9 +5,9 @@ With the energy $E_i$ of voxel i of a layer at $\eta_i, \phi_i$, the centre of e
 $$ \langle\eta\rangle = \frac{\sum_i \eta_i E_i}{\sum_i E_i}, \qquad
    \sigma_\eta = \sqrt{\frac{\sum_i \eta_i^2 E_i}{\sum_i E_i} - \langle\eta\rangle^2}, $$
 
-likewise in phi, for layers that are cut in the angle, and in the radius for all; the sparsity is the share of voxels at or
-below a threshold.  The definitions are those of the Fast Calorimeter Simulation Challenge (arXiv:2410.21611); a layer
-without energy has centre and width zero.
+likewise in phi, for layers that are cut in the angle, and in the radius for all; the sparsity is the share of voxels
+at or below a threshold.  The definitions are those of the Fast Calorimeter Simulation Challenge (arXiv:2410.21611); a
+layer without energy has centre and width zero.
 """
 
 from typing import Any
