@@ -163,7 +163,7 @@ class ElectromagneticShowers:
         energies: tuple[float, float] = (256.0, 2.0**22),
         threshold: float = 1.0,
         converts: bool = True,
-        max_spots: int = 2**18,
+        max_spots: int = 2**16,
     ) -> None:
         self.calorimeter, self.medium, self.converts = calorimeter or PHOTON_CALORIMETER, medium, converts
         self.geometry = self.calorimeter.geometry
@@ -228,7 +228,7 @@ class HadronicShowers:
         medium: Medium = LEAD_ARGON,
         energies: tuple[float, float] = (256.0, 2.0**22),
         threshold: float = 1.0,
-        max_spots: int = 2**18,
+        max_spots: int = 2**16,
     ) -> None:
         self.calorimeter, self.medium = calorimeter or PION_CALORIMETER, medium
         self.geometry = self.calorimeter.geometry
