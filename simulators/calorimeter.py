@@ -2,7 +2,7 @@ r"""Photons, electrons and charged pions in a calorimeter, spot by spot.
 
 The detector is like the barrel of ATLAS, cut into the voxels of the first data set of the Fast Calorimeter Simulation
 Challenge (arXiv:2410.21611): lead and liquid argon up to the depth of 25 radiation lengths $X_0$, then iron and
-scintillating tiles.  The particle enters on the axis:
+scintillating tiles.  There is nothing in front of the presampler, and the particle enters on the axis:
 
 ======  ==========  ===============  ==========================
 number  layer       up to $X_0$      up to interaction lengths
@@ -19,7 +19,8 @@ number  layer       up to $X_0$      up to interaction lengths
 What leaves at the back or beside the voxels is lost.  x holds the energy of each voxel in MeV; a voxel below the
 threshold reads exactly zero.  Electromagnetic showers follow hep-ex/0001020 (`simulators.gflash`), hadronic ones NIM
 A290 (1990) 469 (`simulators.hadronic_showers`); each makes as many spots as the parametrisation asks for, so that the
-time of a shower grows about as its energy.
+time of a shower grows about as its energy.  In the tiles an electromagnetic shower goes on as in lead and argon, with
+their radiation length and Moliere radius.
 """
 
 import math
@@ -345,7 +346,7 @@ def _barrel(geometry: VoxelGeometry, tiles: tuple[float, ...]) -> Calorimeter:
 
 _LOWEST_PION_ENERGY = 0.05  # GeV, where the logarithms of the radial profile stop
 _TILES = (22.4, 207.0, 20.5)  # mm: radiation and interaction length, Moliere radius (CERN/LHCC 96-42)
-_TILE_LAYERS = (1.5, 4.1, 1.8)  # interaction lengths (arXiv:0901.0512, section 5.3)
+_TILE_LAYERS = (1.5, 4.1, 1.8)  # interaction lengths (JINST 3 (2008) S08003)
 
 PHOTON_CALORIMETER = _barrel(DATASET_1_PHOTONS, _TILE_LAYERS[:1])
 """Five layers, 368 voxels."""

@@ -10,8 +10,8 @@ $$ \frac{1}{E}\frac{dE}{dt} = \frac{(\beta t)^{\alpha-1} \beta e^{-\beta t}}{\Ga
 whose radii and weight depend on $\tau = t / T$ and the energy.  With $y = E/E_c$, in a homogeneous medium
 $\langle\ln T\rangle = \ln(\ln y - 0.812)$ and $\langle\ln\alpha\rangle = \ln(0.81 + (0.458 + 2.26/Z) \ln y)$; a
 sampling calorimeter of the frequency $F_S$ and the signal ratio $\hat e$ (electrons over minimum ionising particles)
-shifts them.  Formulas and numbers: Grindhammer and Peters, hep-ex/0001020, sections 2 and 3 and the appendix.  The
-bounds on spread and shape, which act below a GeV, are those of Geant4's gflash.
+shifts them.  Formulas and numbers: Grindhammer and Peters, hep-ex/0001020, with its appendix.  The bounds on
+spread and shape, which act below a GeV, are near those of Geant4's gflash.
 """
 
 import math
@@ -147,7 +147,7 @@ class Medium:
 LEAD = Material(82, 207.2, 11.35, 6.37, 199.6)
 LIQUID_ARGON = Material(18, 39.95, 1.396, 19.55, 119.7)
 LEAD_ARGON = Medium.sampling(LEAD, 1.53, LIQUID_ARGON, 4.2, resolution=0.10)
-"""Plates about those of the ATLAS barrel (arXiv:0901.0512), without steel and glue, and its 10 % / sqrt(E)."""
+"""About the plates of the ATLAS barrel (JINST 3 (2008) S08003) without steel and glue, and its 10 % / sqrt(E)."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ electromagnetic profile.  The paper's tables are tuned to one detector; the numb
 - mean of f: $1 - E^{k-1}$, k = 0.82 and E in GeV (Gabriel et al., NIM A338 (1994) 336), of which a third of the energy
   comes from the first interaction;
 - $R_{50}$ and its width: GFLASH as CMS tuned it to test beams (cms-sw/cmssw, ``GflashHadronShowerProfile``);
-- e/h = 1.36: tiles of ATLAS (arXiv:0901.0512, section 5.3);
-- the spreads of f, f_l and of the profiles, and the profile of L: chosen here, so that the energy resolution comes out
-  near 50 % / sqrt(E).
+- e/h = 1.36: about that of the tiles of ATLAS (NIM A606 (2009) 362);
+- the spreads of f, f_l and of the profiles, the sampling fluctuations, and the profile of L: chosen here, so that the
+  energy resolution is about that of such calorimeters, 50 % / sqrt(E) and a constant term of several per cent.
 
-Ionisation by the hadron before its first interaction is left out.
+Bock's fit is to 15 to 140 GeV, and far beyond it is extrapolated.  Ionisation by the hadron before its first
+interaction is left out.
 """
 
 from dataclasses import dataclass

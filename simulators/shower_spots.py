@@ -1,7 +1,6 @@
 r"""Energy spots: how a parametrised shower becomes energies in voxels.
 
-The calorimeter is cut along the axis into intervals.  In each of them, as in GFLASH (hep-ex/0001020, sections 2.3 and
-3.3),
+The calorimeter is cut along the axis into intervals.  In each of them, as in GFLASH (hep-ex/0001020),
 
 1. the expected energy E fluctuates as sampling does: a Gamma variable of mean E and variance $\sigma_s^2 E$;
 2. the number of spots is a Poisson variable, and all spots of an interval share its energy equally;
@@ -22,6 +21,7 @@ from sbi_physics.core.voxels import VoxelGeometry
 __all__ = ["ShowerComponent", "SpotGrid"]
 
 _SCALE = 50.0  # mm: radii are compared as r / (r + scale), which is below one
+_FARTHEST = 1e6  # mm: beyond, r / (r + scale) would round to one, the place of the next layer
 _CELLS = 256  # of the table, in each layer; a power of two, by which multiplication is exact
 
 
@@ -87,7 +87,7 @@ class SpotGrid:
             values.reshape(-1).index_select(0, cell) for values in (radius, layer, first, energy)
         )
         random = torch.rand(len(cell), 2, device=cell.device)
-        radius = radius * torch.sqrt(random[:, 0] / (1 - random[:, 0]))
+        radius = (radius * torch.sqrt(random[:, 0] / (1 - random[:, 0]))).clamp_max(_FARTHEST)
         voxel = first + self.rings.voxel(layer + radius / (radius + _SCALE), random[:, 1])
         deposited = torch.bincount(voxel, weights=energy, minlength=len(counts) * bins)
         return deposited.view(-1, bins)[:, : self.size]

@@ -43,7 +43,7 @@ def depths(n):
 
 
 def published_average(medium, gev):
-    """Sections 2.1 and 3.1 of the paper."""
+    """What the paper gives for average profiles, apart from the fluctuating ones."""
     ln_y, gap = math.log(1000 * gev / medium.critical_energy), 1 - medium.signal_ratio
     maximum = ln_y - 0.858 - 0.59 * medium.plates - 0.53 * gap
     shape = 0.21 + (0.492 + 2.38 / medium.atomic_number) * ln_y - 0.444 * medium.plates
