@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from sbi_physics.core.errors import StoreError, SupportError, UsageError
+from sbi_physics.core.log_uniform import LogUniform
 from sbi_physics.core.random import seeded
 
 __all__ = ["ProductPrior", "as_vector_prior", "bounds_of", "from_spec", "masked_log_prob", "to_spec"]
@@ -193,13 +194,19 @@ def to_spec(prior: td.Distribution) -> dict[str, Any]:
             "component": component,
         }
     name = type(prior).__name__
-    if getattr(td, name, None) is not type(prior) or not prior.arg_constraints:
+    if _family(name) is not type(prior) or not prior.arg_constraints:
         return {
             "family": "opaque",
             "class": f"{type(prior).__module__}.{name}",
             "reason": "not a family of torch",
         }
     return {"family": name, "arguments": {a: [str(v.dtype)[6:], v.tolist()] for a, v in _arguments(prior).items()}}
+
+
+def _family(name: str) -> type[td.Distribution] | None:
+    """The distribution of that name, of torch or of this package, if there is one."""
+    cls = LogUniform if name == "LogUniform" else getattr(td, name, None) if name in td.__all__ else None
+    return cls if isinstance(cls, type) and issubclass(cls, td.Distribution) else None
 
 
 def _opaque(parts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -231,8 +238,8 @@ def from_spec(spec: dict[str, Any]) -> td.Distribution | None:
             return td.Independent(_required(spec["base"]), int(spec["dims"]))
         if family == "MixtureSameFamily":
             return td.MixtureSameFamily(_required(spec["mixture"]), _required(spec["component"]))  # type: ignore[arg-type]
-        cls = getattr(td, family) if family in td.__all__ else None
-        if not (isinstance(cls, type) and issubclass(cls, td.Distribution)):
+        cls = _family(family)
+        if cls is None:
             raise KeyError(family)
         values = {a: torch.tensor(v, dtype=getattr(torch, t)) for a, (t, v) in spec["arguments"].items()}
         build: Callable[..., td.Distribution] = cls

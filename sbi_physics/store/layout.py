@@ -182,15 +182,20 @@ def _digest(text: str) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading; whatever HDF5 finds wrong, also in the block, is one `StoreError` naming the file."""
+def opened(path: Path, expected: str = f"simulations ({FORMAT})") -> Iterator[h5py.File]:
+    """Open a file for reading; whatever HDF5 finds wrong, also in the block, is one `StoreError` naming the file.
+
+    Args:
+        path: the file.
+        expected: what it should hold, for the message where it is no HDF5 file.
+    """
     if not path.is_file():
         raise StoreError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
         if not path.stat().st_size:
-            raise StoreError(f"{path}: the file is empty; expected simulations ({FORMAT})")
+            raise StoreError(f"{path}: the file is empty; expected {expected}")
         if not h5py.is_hdf5(path):
-            raise StoreError(f"{path}: not an HDF5 file; expected simulations ({FORMAT})")
+            raise StoreError(f"{path}: not an HDF5 file; expected {expected}")
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except SBIPhysicsError:

@@ -101,7 +101,7 @@ WRONG = {
     "model missing": ("posterior sample none.st -x x.npy -o d.h5", "none.st: no such file"),
     "model of another kind": ("posterior check moons.h5 moons.h5", "moons.h5: damaged, or not a safetensors file"),
     "unknown device": (f"{SAMPLE} -x x.npy --device tpu", "device: expected 'auto', 'cpu'"),
-    "unknown simulator": ("simulate moon -n 5 -o s.h5", "simulator: expected a name (bernoulli_glm, gaussian_linear, "),
+    "unknown simulator": ("simulate moon -n 5 -o s.h5", "simulator: expected a name (bernoulli_glm, "),
     "file without simulator": (f"simulate {MODELS}:Moon -n 5 -o s.h5", "has no 'Moon'; it defines: Chatty, Line"),
     "no simulations": ("simulate two_moons -n 0 -o s.h5", "n: expected an integer of at least 1, got 0"),
     "no workers": ("simulate two_moons -n 5 -o s.h5 --workers 0", "workers: expected an integer"),

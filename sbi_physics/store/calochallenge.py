@@ -1,0 +1,176 @@
+"""Showers in the format of the Fast Calorimeter Simulation Challenge (arXiv:2410.21611).
+
+=======================  ==========================================================================================
+``/incident_energies``   ``(N, 1)``: energy of each particle in MeV, positive
+``/showers``             ``(N, voxels)``: energy of each voxel in MeV, not negative; layer after layer, and within a
+                         layer as `sbi_physics.core.voxels.VoxelGeometry` numbers them
+=======================  ==========================================================================================
+
+    energies, showers = read_showers("dataset_1_photons_1.hdf5", voxels=368)
+    for energies, showers in iterate_showers("dataset_1_photons_1.hdf5", size=1000): ...
+
+The published files carry no checksums, so every number is checked when it is read.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_physics.core.checks import as_tensor, positive_integer, same_length
+from sbi_physics.core.errors import ShapeError, StoreError, SupportError
+from sbi_physics.core.log_uniform import LogUniform
+from sbi_physics.core.parameters import Parameter, Parameters
+from sbi_physics.store.atomic import atomic_path
+from sbi_physics.store.layout import opened
+from sbi_physics.store.simulations import Simulations
+
+__all__ = ["iterate_showers", "read_showers", "read_simulations", "write_showers"]
+
+_ENERGIES, _SHOWERS = "incident_energies", "showers"
+_FORMAT = f"showers of the CaloChallenge (/{_ENERGIES} and /{_SHOWERS})"
+_RANGE = (2.0**8, 2.0**22)  # MeV: the energies of the first data set
+_CHUNK_ROWS = 256
+
+
+def read_showers(path: str | Path, *, voxels: int | None = None) -> tuple[Tensor, Tensor]:
+    """Read all showers of a file.
+
+    Args:
+        path: an HDF5 file.
+        voxels: how many voxels a shower must have; any number where None.
+
+    Returns:
+        Incident energies ``(N, 1)`` and showers ``(N, voxels)`` in MeV, float32.
+
+    Raises:
+        StoreError: the file is missing or damaged, a data set is missing or misshapen, or an energy is NaN, infinite or
+            negative; the message names the file, the data set and the first such row.
+    """
+    path = Path(path)
+    with opened(path, _FORMAT) as file:
+        rows, _ = _shape(file, voxels)
+        return _read(file, slice(0, rows))
+
+
+def iterate_showers(
+    path: str | Path, size: int = 4096, *, voxels: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Stream the showers of a file as `read_showers` gives them, `size` rows at a time.
+
+    Args:
+        path: an HDF5 file.
+        size: rows to read at once; the last batch may have fewer.
+        voxels: how many voxels a shower must have; any number where None.
+
+    Raises:
+        StoreError: as for `read_showers`, when the rows in question are read.
+    """
+    positive_integer(size, "size")
+    path = Path(path)
+    with opened(path, _FORMAT) as file:
+        rows, _ = _shape(file, voxels)
+    for start in range(0, rows, size):
+        with opened(path, _FORMAT) as file:
+            batch = _read(file, slice(start, min(start + size, rows)))
+        yield batch
+
+
+def read_simulations(
+    path: str | Path, parameters: Parameters | None = None, *, voxels: int | None = None
+) -> Simulations:
+    """Read a file as simulations: theta is the incident energy, x the shower, both in MeV.
+
+    Args:
+        path: an HDF5 file.
+        parameters: name, unit and prior of the energy; log-uniform from 256 MeV to 4.2 TeV where None.
+        voxels: how many voxels a shower must have; any number where None.
+
+    Raises:
+        StoreError: as for `read_showers`.
+        SupportError: an energy is outside the prior.
+        ShapeError: there is no shower, or the parameters are not one.
+    """
+    energies, showers = read_showers(path, voxels=voxels)
+    parameters = parameters or Parameters([Parameter("energy", LogUniform(*_RANGE), "MeV", "$E$")])
+    return Simulations.from_arrays(energies, showers, parameters, simulator=Path(path).stem)
+
+
+def write_showers(path: str | Path, incident_energies: Any, showers: Any) -> None:
+    """Write a file, whole or not at all; the same showers give the same bytes.
+
+    Args:
+        path: the file, replaced where there is one.
+        incident_energies: energies of the particles in MeV, ``(N,)`` or ``(N, 1)``.
+        showers: energies of the voxels in MeV, ``(N, voxels)``.
+
+    Raises:
+        StoreError: the file cannot be written.
+        ShapeError: an array has the wrong shape, or the numbers of rows differ.
+        SupportError: an energy is NaN, infinite or negative, or an incident energy is zero.
+    """
+    energies, voxels = (as_tensor(v, n).cpu() for v, n in ((incident_energies, _ENERGIES), (showers, _SHOWERS)))
+    energies = energies.unsqueeze(1) if energies.ndim == 1 else energies
+    if energies.ndim != 2 or energies.shape[1] != 1:
+        raise ShapeError(f"{_ENERGIES}: expected shape (N,) or (N, 1), got {tuple(energies.shape)}")
+    if voxels.ndim != 2 or not voxels.shape[1]:
+        raise ShapeError(f"{_SHOWERS}: expected shape (N, voxels), got {tuple(voxels.shape)}")
+    same_length(**{_ENERGIES: energies, _SHOWERS: voxels})
+    arrays = {_ENERGIES: energies.numpy(), _SHOWERS: voxels.numpy()}
+    for name, values in arrays.items():
+        if complaint := _complaint(name, values):
+            raise SupportError(complaint)
+    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+        for name, values in arrays.items():
+            chunks = (min(_CHUNK_ROWS, len(values)), values.shape[1]) if len(values) else None
+            options = {"compression": "gzip", "shuffle": True} if len(values) else {}
+            file.create_dataset(name, data=values, chunks=chunks, **options)
+
+
+def _shape(file: h5py.File, voxels: int | None) -> tuple[int, int]:
+    """Rows and voxels of an opened file, its structure checked."""
+    for name in (_ENERGIES, _SHOWERS):
+        found = file.get(name)
+        if not isinstance(found, h5py.Dataset):
+            raise StoreError(f"{file.filename}: the data set /{name} is missing; expected {_FORMAT}")
+        if found.dtype.kind not in "fiu":
+            raise StoreError(f"{file.filename}: /{name}: expected numbers, got {found.dtype}")
+    energies, showers = file[_ENERGIES].shape, file[_SHOWERS].shape
+    if len(energies) not in (1, 2) or energies[1:] not in ((), (1,)):
+        raise StoreError(f"{file.filename}: /{_ENERGIES}: expected shape (N, 1), got {energies}")
+    if len(showers) != 2 or not showers[1] or (voxels is not None and showers[1] != voxels):
+        raise StoreError(f"{file.filename}: /{_SHOWERS}: expected shape (N, {voxels or 'voxels'}), got {showers}")
+    if energies[0] != showers[0]:
+        raise StoreError(
+            f"{file.filename}: expected equally many rows, got {energies[0]} in /{_ENERGIES} and {showers[0]} in "
+            f"/{_SHOWERS}: row {min(energies[0], showers[0])} is in one alone"
+        )
+    return int(showers[0]), int(showers[1])
+
+
+def _read(file: h5py.File, rows: slice) -> tuple[Tensor, Tensor]:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is named below
+        arrays = {name: np.asarray(file[name][rows], dtype=np.float32) for name in (_ENERGIES, _SHOWERS)}
+    arrays[_ENERGIES] = arrays[_ENERGIES].reshape(-1, 1)
+    for name, values in arrays.items():
+        if complaint := _complaint(name, values, rows.start):
+            raise StoreError(f"{file.filename}: /{complaint}")
+    return torch.from_numpy(arrays[_ENERGIES]), torch.from_numpy(arrays[_SHOWERS])
+
+
+def _complaint(name: str, values: np.ndarray[Any, Any], start: int = 0) -> str:
+    """What is wrong with the first bad row of energies ``(N, m)``; empty where nothing is."""
+    good = np.isfinite(values) & ((values > 0) if name == _ENERGIES else (values >= 0))
+    if good.all():
+        return ""
+    row, column = (int(index) for index in np.argwhere(~good)[0])
+    if name == _ENERGIES:
+        return f"{name}: expected positive finite energies, got {values[row, column]:g} in row {start + row}"
+    return (
+        f"{name}: expected finite energies that are not negative, got {values[row, column]:g} in row {start + row}, "
+        f"voxel {column}"
+    )
