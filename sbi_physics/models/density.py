@@ -108,7 +108,7 @@ def evaluated(
         model: what encodes the events and summarises the contexts.
         x: the events.
         context: ``(*batch, *context_shape)``, one context for all, or None.
-        log_prob: log-density ``(n,)`` of encoded events ``(n, D)`` given summaries ``(n, C)``, one row for all, or None.
+        log_prob: log-density ``(n,)`` of encoded events ``(n, D)`` given summaries ``(n, C)``, one row, or None.
 
     Raises:
         ShapeError: the shapes do not fit.

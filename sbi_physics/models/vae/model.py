@@ -24,12 +24,12 @@ $$ \ln \frac1n \sum_{k=1}^n \frac{p(x, z^{(k)}|c)}{q(z^{(k)}|x,c)}, \qquad z^{(k
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sbi_physics.core.checks import known_keys, positive_integer
+from sbi_physics.core.checks import known_keys, not_negative, positive_integer
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.density import evaluated
@@ -99,11 +99,11 @@ class VariationalAutoencoder(ConditionalGenerator):
         super().__init__(event_shape, context_shape, bounds=bounds, embedding=embedding)
         known_keys([decoder], DECODERS, "decoder")
         self.latent = _levels(latent)
-        self.beta, self.warmup_steps = _not_negative(beta, "beta"), int(_not_negative(warmup_steps, "warmup_steps"))
+        self.beta, self.warmup_steps = not_negative(beta, "beta"), int(not_negative(warmup_steps, "warmup_steps"))
         dims, width = event_shape[0], None
         if self.conditional:
             width = self.context_shape.numel() if context_features is None else context_features
-        sizes = {"hidden_features": hidden_features, "blocks": blocks}
+        sizes: dict[str, Any] = {"hidden_features": hidden_features, "blocks": blocks}
         self.encoders = nn.ModuleList(GaussianNetwork(dims, size, width, **sizes) for size in self.latent)
         self.priors = nn.ModuleList(
             GaussianNetwork(above, size, width, **sizes)
@@ -194,7 +194,7 @@ class VariationalAutoencoder(ConditionalGenerator):
         return torch.cat(parts)
 
     def _log_weights(self, encoded: Tensor, summary: Tensor | None) -> Tensor:
-        """ln p(x, z|c) - ln q(z|x, c) at one point z of the posterior for each row: ``(n,)``."""
+        """The log-weight ln p(x, z|c) - ln q(z|x, c) at one point z of the posterior for each row: ``(n,)``."""
         rungs = self._infer(encoded, summary, self._noise(len(encoded)))
         total = self.top.log_prob(rungs[-1].point, summary) + self._decode(rungs[0].point, summary).log_prob(encoded)
         for rung in rungs:
@@ -273,9 +273,3 @@ def _levels(latent: int | Sequence[int]) -> tuple[int, ...]:
     if not sizes:
         raise UsageError("latent: expected at least one level, got none")
     return tuple(positive_integer(size, "latent") for size in sizes)
-
-
-def _not_negative(value: float, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise UsageError(f"{name}: expected a finite number of at least 0, got {value!r}")
-    return value

@@ -95,9 +95,7 @@ def build_prior(
     known_keys([name], PRIORS, "prior")
     if name == "normal":
         return NormalPrior()
-    return FlowPrior(
-        features, context_features, transforms=transforms, hidden_features=hidden_features, blocks=blocks
-    )
+    return FlowPrior(features, context_features, transforms=transforms, hidden_features=hidden_features, blocks=blocks)
 
 
 def _standard(points: Tensor) -> DiagonalGaussian:
