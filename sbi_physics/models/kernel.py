@@ -243,7 +243,8 @@ class KernelDensity(ConditionalDensity):
 
     def _keep(self, **values: Tensor) -> None:
         for name, value in values.items():
-            setattr(self, name, value.to(self.event_scaling.mean))
+            # Laid out as it will be when read from a file: the last bits of a product depend on it.
+            setattr(self, name, value.to(self.event_scaling.mean).contiguous())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A fitted estimate has as many kernels as there were events: take over the sizes first.

@@ -125,7 +125,8 @@ def _kept(
     """Hand the events to a kernel density estimate, and validate it as what is trained."""
     started = time.monotonic()
     split = split_events(data, weights, config, seed, density.device, validation)
-    density.fit_encoded(*split.train, weights=split.train_weights).eval()
+    encoded, *contexts = split.train
+    density.fit_encoded(encoded, contexts[0] if contexts else None, split.train_weights).eval()
     with torch.no_grad():
         losses = [density.loss(*part).double() for part in (split.train, split.validation)]
     shares = (split.train_weights, split.validation_weights)
