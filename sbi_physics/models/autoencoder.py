@@ -92,7 +92,7 @@ class Autoencoder(nn.Module):
         self.units = units
         width, hidden = (
             (self.context_shape.numel() if self.conditional else 0),
-            positive_integer(hidden_features, "hidden"),
+            positive_integer(hidden_features, "hidden_features"),
         )
         self.encoder = perceptron(dims + width, hidden, units, layers)
         self.decoder = perceptron(units + width, hidden, dims, layers)

@@ -49,7 +49,9 @@ _VAE_OPTIONS = (
     "hidden_features",
     "blocks",
 )
-GENERATORS: dict[str, GeneratorKind] = {"vae": GeneratorKind(VariationalAutoencoder, _VAE_OPTIONS, {})}
+GENERATORS: dict[str, GeneratorKind] = {
+    "vae": GeneratorKind(VariationalAutoencoder, _VAE_OPTIONS, {"epochs": 60}),
+}
 
 
 def build_generator(

@@ -191,7 +191,7 @@ def test_training_improves_and_repeats_itself(model):
     contexts = torch.randn(600, *CONTEXT_SHAPE, generator=source)
     shared = torch.randn(600, 1, generator=source)
     events = contexts.flatten(1)[:, :3] + shared + 0.1 * torch.randn(600, 3, generator=source)
-    config = TrainConfig(epochs=4, **GENERATORS[MODELS[model][0]].training)
+    config = TrainConfig(**{**GENERATORS[MODELS[model][0]].training, "epochs": 4})
     states = []
     for _ in range(2):
         generator = untrained(model, 3, True).fit_scaling(events, contexts)

@@ -42,6 +42,8 @@ __all__ = ["DECODERS", "VariationalAutoencoder"]
 DECODERS = ("gaussian", "learned-variance")
 _ROWS_AT_ONCE = 1 << 14
 _SEED_OF_EVALUATION = 0
+# Where the noise is as large as the events, latent numbers are not worth their divergence, and are soon forgotten.
+_FIRST_LOG_NOISE = -2.0
 
 
 class _Rung(NamedTuple):
@@ -92,7 +94,7 @@ class VariationalAutoencoder(ConditionalGenerator):
         prior: str = "normal",
         prior_transforms: int = 3,
         beta: float = 1.0,
-        warmup_steps: int = 0,
+        warmup_steps: int = 100,
         hidden_features: int = 64,
         blocks: int = 2,
     ) -> None:
@@ -112,7 +114,7 @@ class VariationalAutoencoder(ConditionalGenerator):
         self.top: LatentPrior = build_prior(prior, self.latent[-1], width, transforms=prior_transforms, **sizes)
         spread = decoder == "learned-variance"
         self.decoder = GaussianNetwork(self.latent[0], dims, width, spread=spread, **sizes)
-        self._set_noise(noise, spread)
+        self._set_noise(noise, spread, dims)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def loss(self, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
@@ -247,15 +249,16 @@ class VariationalAutoencoder(ConditionalGenerator):
             self.steps += 1
         return self.beta * share
 
-    def _set_noise(self, noise: float | None, spread: bool) -> None:
-        """The standard deviation that all outputs share: learned, given, or none."""
+    def _set_noise(self, noise: float | None, spread: bool, dims: int) -> None:
+        """Begin with a decoder of little noise; its standard deviation may be given, or learned."""
         if spread:
+            nn.init.constant_(self.decoder.network.last.bias[dims:], _FIRST_LOG_NOISE)
             if noise is not None:
                 raise UsageError(f"noise: expected None where the decoder learns it for each output, got {noise!r}")
             self.raw_noise = None
             return
         if noise is None:
-            self.raw_noise = nn.Parameter(torch.zeros(()))
+            self.raw_noise = nn.Parameter(torch.tensor(_FIRST_LOG_NOISE))
             return
         if not math.exp(-6) <= noise <= math.exp(6):
             raise UsageError(f"noise: expected a number from {math.exp(-6):.2g} to {math.exp(6):.2g}, got {noise!r}")
