@@ -25,6 +25,7 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.conditioner import Incremental, made
 from sbi_physics.models.generator import rows_of
 from sbi_physics.models.mixture import LARGEST_LOG_FACTOR
+from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["KERNELS", "NETWORKS", "AutoregressiveDensity", "ScalarMixtures"]
 
@@ -194,7 +195,7 @@ class _Network(nn.Module, ABC):
     """A network from events ``(n, D)`` to P numbers for each dimension, which depend on those before it alone."""
 
     @abstractmethod
-    def steps(self, rows: int, summary: Tensor | None) -> "_Steps | Incremental":
+    def steps(self, rows: int, summary: Tensor | None) -> _Steps:
         """The network for events of which nothing is known yet."""
 
     @abstractmethod
@@ -216,12 +217,32 @@ class _Masked(_Network):
         )
         nn.init.zeros_(self.made.final_layer.weight)
         nn.init.zeros_(self.made.final_layer.bias)
+        # No hidden unit of a MADE may reach its first output, and so none brings the context there.
+        self.beginning = None
+        if context is not None:
+            self.beginning = ResidualNetwork(context, outputs, hidden_features=hidden, blocks=blocks)
 
     def forward(self, events: Tensor, summary: Tensor | None) -> Tensor:
-        return made(self.made, events, summary).unflatten(-1, (events.shape[1], -1))
+        outputs = made(self.made, events, summary).unflatten(-1, (events.shape[1], -1))
+        if self.beginning is None:
+            return outputs
+        return torch.cat([outputs[:, :1] + self.beginning(summary).unsqueeze(1), outputs[:, 1:]], 1)
 
-    def steps(self, rows: int, summary: Tensor | None) -> Incremental:
-        return Incremental(self.made, summary, rows)
+    def steps(self, rows: int, summary: Tensor | None) -> _Steps:
+        return _MaskedSteps(self, rows, summary)
+
+
+class _MaskedSteps(_Steps):
+    def __init__(self, network: _Masked, rows: int, summary: Tensor | None) -> None:
+        self._hidden = Incremental(network.made, summary, rows)
+        self._beginning = None if network.beginning is None else network.beginning(summary)
+
+    def parameters(self, dimension: int) -> Tensor:
+        outputs = self._hidden.parameters(dimension)
+        return outputs if dimension or self._beginning is None else outputs + self._beginning
+
+    def know(self, dimension: int, values: Tensor) -> None:
+        self._hidden.know(dimension, values)
 
 
 class _Recurrent(_Network):
