@@ -4,6 +4,7 @@ Each function returns the value in the form that the package works with, or rais
 expected and what came.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "batch_of",
     "finite",
     "known_keys",
+    "not_negative",
     "positive_integer",
     "resolve_device",
     "same_length",
@@ -79,6 +81,13 @@ def positive_integer(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise UsageError(f"{name}: expected an integer of at least 1, got {value!r}")
     return int(value)
+
+
+def not_negative(value: Any, name: str) -> float:
+    """Return `value` as a finite number of at least 0, else raise `UsageError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
+        raise UsageError(f"{name}: expected a finite number of at least 0, got {value!r}")
+    return float(value)
 
 
 def known_keys(given: Sequence[str], known: Sequence[str], what: str) -> None:

@@ -10,6 +10,11 @@ name               what it is                                 strong at
                    along straight paths                       evaluations of a network, densities D times more
 ``score``          the same, learned at noise levels that     as above
                    bound the density
+``made``           one number after the other, each a mixture many dimensions; evaluation in one pass, draws one
+                   of Gaussians given those before            dimension at a time
+``recurrent``      the same with a recurrent network          sequences, whose numbers follow one rule
+``kernel``         a Gaussian kernel on every event, weighted no training; few dimensions and many events
+                   by the distance of the contexts
 =================  =========================================  =====================================================
 """
 
@@ -24,6 +29,7 @@ from torch import Tensor, nn
 
 from sbi_physics.core.checks import known_keys
 from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.models.autoregressive import AutoregressiveDensity
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.diffusion.density import OBJECTIVES, DiffusionDensity
 from sbi_physics.models.embedding.build import build_encoder
@@ -31,6 +37,7 @@ from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.flows.build import FLOWS, build_flow
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
+from sbi_physics.models.kernel import KernelDensity
 from sbi_physics.models.mixture import MixtureDensity
 from sbi_physics.models.scaling import Scaling
 
@@ -71,6 +78,15 @@ _DIFFUSION: dict[str, Any] = {
 MODELS: dict[str, _Model] = {
     "mixture": _Model(MixtureDensity, ("components", "hidden_features", "blocks"), {}),
     **{name: _Model(partial(DiffusionDensity, objective=name), **_DIFFUSION) for name in OBJECTIVES},
+    "made": _Model(
+        partial(AutoregressiveDensity, network="made"), ("components", "kernel", "hidden_features", "blocks"), {}
+    ),
+    "recurrent": _Model(
+        partial(AutoregressiveDensity, network="gru"),
+        ("network", "components", "kernel", "hidden_features", "blocks"),
+        {},
+    ),
+    "kernel": _Model(KernelDensity, ("bandwidth",), {}),
 }
 
 

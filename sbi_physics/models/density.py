@@ -8,6 +8,7 @@ is normalised on the support.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.generator import ConditionalGenerator, as_rows
 
-__all__ = ["ConditionalDensity"]
+__all__ = ["ConditionalDensity", "evaluated"]
 
 
 class ConditionalDensity(ConditionalGenerator, ABC):
@@ -63,19 +64,7 @@ class ConditionalDensity(ConditionalGenerator, ABC):
             ShapeError: the shapes do not fit.
             NonFiniteError: x or the context holds NaN or infinity.
         """
-        if x.shape[-1:] != self.event_shape:
-            raise ShapeError(f"x: expected shape (*, {self.event_shape[0]}), got {tuple(x.shape)}")
-        finite(x, "x")
-        summary = self._summary(context)
-        batch = x.shape[:-1] if summary is None else _common_batch(x.shape[:-1], summary.shape[:-1])
-        rows = x.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
-        summaries = None if summary is None else as_rows(summary, batch)
-        inside = self.bijection.within(rows)
-        # Rows outside the support are evaluated at the centre, then overwritten: no data-dependent shapes.
-        centre = self.bijection.to_support(self.event_scaling.mean)[0]
-        encoded, ladj = self.encode(torch.where(inside.unsqueeze(-1), rows, centre))
-        result = self._log_prob(encoded, summaries) + ladj
-        return torch.where(inside, result, -torch.inf).reshape(batch)
+        return evaluated(self, x, context, self._log_prob)
 
     @torch.no_grad()
     def sample_and_log_prob(
@@ -105,6 +94,39 @@ class ConditionalDensity(ConditionalGenerator, ABC):
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
         return self._draw(n, summary, densities=False)[0]
+
+
+def evaluated(
+    model: ConditionalGenerator,
+    x: Tensor,
+    context: Tensor | None,
+    log_prob: Callable[[Tensor, Tensor | None], Tensor],
+) -> Tensor:
+    """Log-density ``(*batch,)`` of x ``(*batch, D)`` on the support, from the one of encoded events.
+
+    Args:
+        model: what encodes the events and summarises the contexts.
+        x: the events.
+        context: ``(*batch, *context_shape)``, one context for all, or None.
+        log_prob: log-density ``(n,)`` of encoded events ``(n, D)`` given summaries ``(n, C)``, one row, or None.
+
+    Raises:
+        ShapeError: the shapes do not fit.
+        NonFiniteError: x or the context holds NaN or infinity.
+    """
+    if x.shape[-1:] != model.event_shape:
+        raise ShapeError(f"x: expected shape (*, {model.event_shape[0]}), got {tuple(x.shape)}")
+    finite(x, "x")
+    summary = model._summary(context)
+    batch = x.shape[:-1] if summary is None else _common_batch(x.shape[:-1], summary.shape[:-1])
+    rows = x.expand(*batch, *model.event_shape).reshape(-1, *model.event_shape)
+    summaries = None if summary is None else as_rows(summary, batch)
+    inside = model.bijection.within(rows)
+    # Rows outside the support are evaluated at the centre, then overwritten: no data-dependent shapes.
+    centre = model.bijection.to_support(model.event_scaling.mean)[0]
+    encoded, ladj = model.encode(torch.where(inside.unsqueeze(-1), rows, centre))
+    result = log_prob(encoded, summaries) + ladj
+    return torch.where(inside, result, -torch.inf).reshape(batch)
 
 
 def _common_batch(events: torch.Size, contexts: torch.Size) -> torch.Size:

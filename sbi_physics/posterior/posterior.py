@@ -4,6 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -110,7 +111,8 @@ class Posterior(ABC):
     @property
     def device(self) -> torch.device:
         """Where the network lives."""
-        return next(self.model.parameters()).device
+        # A kernel density estimate has buffers alone.
+        return next(chain(self.model.parameters(), self.model.buffers())).device
 
     def correct(
         self,

@@ -6,17 +6,21 @@ then k copies of it go on, each with its own order of the events, while the lear
 and fast geometric ensembles: Huang et al. 2017, arXiv:1704.00109; Garipov et al. 2018, arXiv:1802.10026).
 """
 
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
+from sbi_physics.models.kernel import KernelDensity
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.loop import train
+from sbi_physics.train.split import split_events
 
 __all__ = ["train_density"]
 
@@ -44,7 +48,8 @@ def train_density(
     """Train a density in place.
 
     Args:
-        density: a single model, or an ensemble of flows.  Of an ensemble each member sees `config.epochs` epochs, the
+        density: a single model, or an ensemble of flows.  A kernel density estimate keeps the events that are not held
+            out, at once and for good.  Of an ensemble each member sees `config.epochs` epochs, the
             first 52 % of them together, at a constant learning rate; then, with batches of twice the size if the fit
             was still improving, the rate falls as a cosine, whatever the schedule.
         data: encoded events ``(N, D)`` and, if conditional, scaled contexts ``(N, *context_shape)``.
@@ -60,6 +65,8 @@ def train_density(
         What happened; for an ensemble the epochs of both parts one after the other.
     """
     config = config or TrainConfig()
+    if isinstance(density, KernelDensity):
+        return _kept(density, data, weights, validation, config, seed)
     settings: dict[str, Any] = {"gradient": density.add_gradient, "graphed": density.graphable}
     settings |= {"weights": weights, "validation": validation, "seed": seed, "progress": progress}
     ensemble = density.flow if isinstance(density, FlowDensity) else None
@@ -105,6 +112,34 @@ def train_density(
     if beginning is not None:
         beginning.unlink(missing_ok=True)
     return _joined(first, second)
+
+
+def _kept(
+    density: KernelDensity,
+    data: list[Tensor],
+    weights: Tensor | None,
+    validation: list[Tensor] | None,
+    config: TrainConfig,
+    seed: int,
+) -> TrainingRecord:
+    """Hand the events to a kernel density estimate, and validate it as what is trained."""
+    started = time.monotonic()
+    split = split_events(data, weights, config, seed, density.device, validation)
+    encoded, *contexts = split.train
+    density.fit_encoded(encoded, contexts[0] if contexts else None, split.train_weights).eval()
+    with torch.no_grad():
+        losses = [density.loss(*part).double() for part in (split.train, split.validation)]
+    shares = (split.train_weights, split.validation_weights)
+    means = [float((each if w is None else each * w).mean()) for each, w in zip(losses, shares, strict=True)]
+    return TrainingRecord(
+        train_loss=means[:1],
+        validation_loss=means[1:],
+        best_epoch=0,
+        seconds=time.monotonic() - started,
+        stopped="epochs",
+        events=len(split.train[0]),
+        batch_size=len(split.train[0]),
+    )
 
 
 def _joined(first: TrainingRecord, second: TrainingRecord) -> TrainingRecord:

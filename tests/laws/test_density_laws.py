@@ -13,6 +13,7 @@ from sbi_physics.core.parameters import Parameter, Parameters
 from sbi_physics.core.protocols import Density
 from sbi_physics.models.build import Architecture, build_density
 from sbi_physics.models.diffusion.density import DiffusionDensity
+from sbi_physics.models.kernel import KernelDensity
 from sbi_physics.posterior.direct import DirectPosterior
 
 TAIL_BOUND = 4.0
@@ -27,11 +28,19 @@ FLOWS = {
 }
 # The model "score" is another way to train the same density.
 SOLVED = {"flow-matching": ("flow-matching", {"hidden_features": 12, "blocks": 1, "steps": 12})}
-MODELS = {**FLOWS, "mixture": ("mixture", {"components": 4, "hidden_features": 12, "blocks": 1}), **SOLVED}
+MIXTURES = {"components": 4, "hidden_features": 12, "blocks": 1}
+MODELS = {
+    **FLOWS,
+    "mixture": ("mixture", MIXTURES),
+    "made": ("made", MIXTURES),
+    "recurrent": ("recurrent", {**MIXTURES, "network": "lstm"}),
+    "kernel": ("kernel", {"bandwidth": "silverman"}),
+    **SOLVED,
+}
 ON_A_BOX = ("box", "box with a circle")
 PRIORS = {"free": td.Normal(0.5, 2.0), "interval": td.Uniform(-1.5, 2.0), "half-open": td.HalfNormal(2.0)}
-# What an equation is solved for takes its time, and meets a support in the same way as all others.
-ONE_SUPPORT = (*ON_A_BOX, *SOLVED)
+# An equation and a sum over all events take their time, and meet a support in the same way as all others.
+ONE_SUPPORT = (*ON_A_BOX, *SOLVED, "kernel")
 CASES = [(model, support) for model in MODELS for support in (["interval"] if model in ONE_SUPPORT else PRIORS)]
 CONTEXT_SHAPE = (2, 2)
 
@@ -45,7 +54,8 @@ def build(model, dims, context, support, dtype=torch.float64):
     with torch.random.fork_rng():
         torch.manual_seed(dims)
         density = build_density(architecture, bounds=parameters.bounds)
-        density.fit_scaling(parameters.sample(500), 3 * torch.randn(500, *shape) + 1 if shape else None)
+        learn = density.fit if isinstance(density, KernelDensity) else density.fit_scaling
+        learn(parameters.sample(500), 3 * torch.randn(500, *shape) + 1 if shape else None)
         with torch.no_grad():
             for weight in density.parameters():
                 weight.add_((0.2 if model in SOLVED else 0.12) * torch.randn_like(weight))
@@ -335,7 +345,9 @@ def test_weights_have_finite_gradients_at_the_bounds(model, dims, context, dtype
         assert bool(torch.isfinite(density.log_prob(events, contexts)).all())
         loss = density.loss(density.encode(events)[0], contexts)
         assert bool(torch.isfinite(loss).all())
-        gradients = torch.autograd.grad(loss.sum(), list(density.parameters()), allow_unused=True)
+        weights = list(density.parameters())
+        # A kernel density estimate has none.
+        gradients = torch.autograd.grad(loss.sum(), weights, allow_unused=True) if weights else ()
         assert all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
 
 
@@ -402,7 +414,8 @@ def test_a_copy_is_independent(model):
     before = density.log_prob(events)
     twin = copy.deepcopy(density)
     with torch.no_grad():
-        for weight in twin.parameters():
+        # What a kernel density estimate has learned are events.
+        for weight in list(twin.parameters()) or [twin.points]:
             weight.add_(0.1)
     assert torch.equal(density.log_prob(events), before)
     assert not torch.equal(twin.log_prob(events), before)

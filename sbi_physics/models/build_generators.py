@@ -1,0 +1,90 @@
+"""Build a generator by name: models that draw events given a context, whether or not they can evaluate them.
+
+=======  =============================================  ==============================================================
+name     what it is                                     strong at
+=======  =============================================  ==============================================================
+``vae``  a variational autoencoder (`models.vae`)       many dimensions that follow from a few; draws in one pass
+=======  =============================================  ==============================================================
+
+Densities, which draw too, are built by `models.build`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sbi_physics.core.checks import known_keys
+from sbi_physics.models.build import context_width
+from sbi_physics.models.generator import ConditionalGenerator
+from sbi_physics.models.vae.model import VariationalAutoencoder
+
+__all__ = ["GENERATORS", "GeneratorKind", "build_generator"]
+
+
+@dataclass(frozen=True)
+class GeneratorKind:
+    """A kind of generator.
+
+    Attributes:
+        make: called with event and context shape, and by name with context_features, bounds, embedding and the options.
+        options: their names.
+        training: settings of the training loop that differ from its defaults.
+    """
+
+    make: Callable[..., ConditionalGenerator]
+    options: tuple[str, ...]
+    training: dict[str, Any]
+
+
+_VAE_OPTIONS = (
+    "latent",
+    "decoder",
+    "noise",
+    "prior",
+    "prior_transforms",
+    "beta",
+    "warmup_steps",
+    "hidden_features",
+    "blocks",
+)
+GENERATORS: dict[str, GeneratorKind] = {
+    "vae": GeneratorKind(VariationalAutoencoder, _VAE_OPTIONS, {"epochs": 60}),
+}
+
+
+def build_generator(
+    name: str,
+    event_shape: tuple[int, ...],
+    context_shape: tuple[int, ...] | None = None,
+    *,
+    bounds: Tensor | None = None,
+    embedding: nn.Module | None = None,
+    **options: Any,
+) -> ConditionalGenerator:
+    """Build an untrained generator.
+
+    Args:
+        name: a key of `GENERATORS`.
+        event_shape: ``(D,)``.
+        context_shape: the shape of one context; None for an unconditional model.
+        bounds: ``(D, 2)`` support of the event; None for the whole real space.
+        embedding: a module from contexts ``(n, *context_shape)`` to features ``(n, C)``; None flattens the context.
+        **options: of the model.
+
+    Raises:
+        UsageError: the name or an option is not known, or has a value that it does not take.
+        ShapeError: the embedding network does not give ``(n, C)``.
+    """
+    known_keys([name], list(GENERATORS), "generator")
+    kind = GENERATORS[name]
+    known_keys(list(options), kind.options, f"option of the generator {name!r}")
+    return kind.make(
+        event_shape,
+        context_shape,
+        context_features=context_width(context_shape, embedding),
+        bounds=bounds,
+        embedding=embedding,
+        **options,
+    )
