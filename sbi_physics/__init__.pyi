@@ -12,10 +12,10 @@ from .core.errors import UsageError as UsageError
 from .core.parameters import Parameter as Parameter
 from .core.parameters import Parameters as Parameters
 from .core.samples import Samples as Samples
+from .files import load as load
+from .files import save as save
 from .posterior.confidence import ConfidenceSets as ConfidenceSets
 from .posterior.evidence import compare_evidences as compare_evidences
-from .posterior.files import load as load
-from .posterior.files import save as save
 from .posterior.model_comparison import ModelComparison as ModelComparison
 from .posterior.nle import NLE as NLE
 from .posterior.npe import NPE as NPE
@@ -29,5 +29,6 @@ from .report.figures import corner as corner
 from .sampling.mcmc import mcmc as mcmc
 from .simulation.run import simulate as simulate
 from .store.simulations import Simulations as Simulations
+from .surrogate.surrogate import Surrogate as Surrogate
 
 __version__: str

@@ -14,9 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from sbi_physics.posterior.posterior import Posterior
 
 __all__ = [
     "DeviceOption",
@@ -26,6 +29,7 @@ __all__ = [
     "SeedOption",
     "check_writable",
     "foreign_code",
+    "load_posterior",
     "make_folder",
     "to_json",
 ]
@@ -128,3 +132,17 @@ def check_writable(path: Path) -> None:
         raise StoreError(f"{path}: cannot be written, the folder {path.parent} does not exist")
     if path.is_dir():
         raise StoreError(f"{path}: cannot be written, it is a folder")
+
+
+def load_posterior(path: Path, device: str) -> "Posterior":
+    """The posterior of a file.
+
+    Raises:
+        UsageError: there is something else in it.
+    """
+    import sbi_physics as sp
+
+    loaded = sp.load(path, device=device)
+    if not isinstance(loaded, sp.Posterior):
+        raise sp.UsageError(f"{path}: expected a posterior, got a {type(loaded).__name__.lower()}")
+    return loaded

@@ -14,6 +14,7 @@ from sbi_physics.cli.common import (
     SeedOption,
     check_writable,
     foreign_code,
+    load_posterior,
     make_folder,
 )
 
@@ -124,7 +125,7 @@ def sample(
 
     output = Output(json, quiet)
     check_writable(out)
-    posterior = sp.load(model, device=device)
+    posterior = load_posterior(model, device)
     samples = posterior.sample(n, _observation(observation), seed=seed)
     if samples.values.ndim != 2:
         raise sp.ShapeError(
@@ -162,7 +163,7 @@ def check(
     from sbi_physics.train.pairs import training_pairs
 
     output = Output(json, quiet)
-    posterior = sp.load(model, device=device)
+    posterior = load_posterior(model, device)
     encoder = posterior.encoder
     pairs = training_pairs(posterior.parameters, simulations, failed="correct", encoder=encoder)
     theta, x = pairs.theta[:most], pairs.x[:most]
@@ -206,13 +207,12 @@ def compare(
     quiet: QuietOption = False,
 ) -> None:
     """Compare a posterior with MCMC on the exact likelihood, for one observation."""
-    import sbi_physics as sp
     from sbi_physics.cli.comparison import comparison_table, write_comparison
     from sbi_physics.posterior.compare import compare as compare_posteriors
     from sbi_physics.simulation.resolve import resolve_simulator
 
     output = Output(json, quiet)
-    posterior = sp.load(model, device=device)
+    posterior = load_posterior(model, device)
     make_folder(out)
     x_obs = _observation(observation or simulator)
     with foreign_code():

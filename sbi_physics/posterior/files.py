@@ -1,4 +1,4 @@
-"""`save` and `load`: trained models as safetensors files that any later version can read, and no file runs code."""
+"""Read a posterior from a file; `Posterior.save` writes it."""
 
 import copy
 from pathlib import Path
@@ -20,50 +20,36 @@ from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.likelihood import LikelihoodModel, LikelihoodPosterior
 from sbi_physics.posterior.posterior import X_OBS, Posterior
 from sbi_physics.posterior.simulated import SimulatedCloud
-from sbi_physics.store.models import read_model
 
-__all__ = ["load", "save"]
-
-
-def save(obj: Any, path: str | Path) -> None:
-    """Write a trained object to a file.
-
-    Args:
-        obj: a `Posterior`, or `Simulations`, or anything else with a ``save(path)`` method.
-        path: the file.
-
-    Raises:
-        UsageError: the object cannot be saved.
-        StoreError: the file cannot be written.
-    """
-    if not callable(getattr(obj, "save", None)):
-        raise UsageError(f"save: expected a trained posterior or simulations, got {type(obj).__name__}")
-    obj.save(path)
+__all__ = ["KINDS", "posterior_from"]
 
 
-def load(
+KINDS = (DirectPosterior.KIND, LikelihoodPosterior.KIND)
+
+
+def posterior_from(
     path: str | Path,
+    header: dict[str, Any],
+    tensors: dict[str, Tensor],
     *,
-    device: str | torch.device = "auto",
-    flow: Flow | None = None,
-    embedding: nn.Module | None = None,
+    device: str | torch.device,
+    flow: Flow | None,
+    embedding: nn.Module | None,
 ) -> Posterior:
-    """Read a trained posterior from a file.
+    """A posterior of the parts of a file.
 
     Args:
-        path: the file.
+        path: the file, for messages.
+        header: its header, of one of `KINDS`.
+        tensors: its tensors.
         device: where the model is to live.
         flow: a flow of the same structure, where the posterior was trained with one of the user's own.
         embedding: likewise an embedding network.
 
     Raises:
-        StoreError: the file is missing, damaged, of another kind or of another version.
+        StoreError: header and weights are damaged, or do not fit together.
         UsageError: a network of the user's own is needed and was not handed in.
     """
-    header, tensors = read_model(path)
-    kinds = (DirectPosterior.KIND, LikelihoodPosterior.KIND)
-    if header["kind"] not in kinds:
-        raise StoreError(f"{path}: expected a file of kind {' or '.join(map(repr, kinds))}, got {header['kind']!r}")
     try:
         parameters = Parameters.from_dict(header["parameters"])
         architecture = Architecture.from_dict(header["architecture"])

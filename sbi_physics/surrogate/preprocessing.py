@@ -16,6 +16,9 @@ from sbi_physics.models.columns import Columns
 
 __all__ = ["Plain", "Preprocessing"]
 
+_DECADE = 10.0
+_TINY = 1e-30
+
 
 class Preprocessing(nn.Module, ABC):
     """A map between outputs x and the events of the stages, learned once from data.
@@ -68,10 +71,12 @@ class Plain(Preprocessing):
     """
 
     KIND = "plain"
+    logarithmic: Tensor
 
     def __init__(self, x_shape: Sequence[int], contexts: int) -> None:
         super().__init__(x_shape, contexts)
         self.columns = Columns(self.x_shape.numel())
+        self.register_buffer("logarithmic", torch.zeros(contexts, dtype=torch.bool))
 
     @property
     def widths(self) -> tuple[tuple[int, int], ...]:
@@ -79,8 +84,9 @@ class Plain(Preprocessing):
         return ((self.columns.varying, self.contexts),)
 
     def fit(self, theta: Tensor, x: Tensor) -> "Plain":
-        """Find the kinds of the numbers."""
+        """Find the kinds of the numbers, and which parameters count by their logarithm."""
         self.columns.fit(x.flatten(1))
+        self.logarithmic.copy_((theta > 0).all(0) & (theta.amax(0) > _DECADE * theta.median(0).values))
         return self
 
     def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
@@ -88,8 +94,8 @@ class Plain(Preprocessing):
         return [self.columns.encode(x.flatten(1), seed=seed)]
 
     def context(self, theta: Tensor, earlier: Sequence[Tensor]) -> Tensor:
-        """The parameters."""
-        return theta
+        """The parameters, or their logarithms where they are positive and range over decades."""
+        return torch.where(self.logarithmic, theta.clamp(min=_TINY).log(), theta)
 
     def decode(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
         """Outputs of the events."""

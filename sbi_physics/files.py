@@ -1,0 +1,63 @@
+"""`save` and `load`: trained models as safetensors files that any later version can read, and no file runs code."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from nflows.flows.base import Flow
+from torch import nn
+
+from sbi_physics.core.errors import StoreError, UsageError
+from sbi_physics.posterior.files import KINDS, posterior_from
+from sbi_physics.store.models import read_model
+from sbi_physics.surrogate.files import surrogate_from
+from sbi_physics.surrogate.surrogate import Surrogate
+
+__all__ = ["load", "save"]
+
+
+def save(obj: Any, path: str | Path) -> None:
+    """Write a trained object to a file.
+
+    Args:
+        obj: a `Posterior`, a `Surrogate`, `Simulations`, or anything else with a ``save(path)`` method.
+        path: the file.
+
+    Raises:
+        UsageError: the object cannot be saved.
+        StoreError: the file cannot be written.
+    """
+    if not callable(getattr(obj, "save", None)):
+        raise UsageError(f"save: expected a trained posterior, a surrogate or simulations, got {type(obj).__name__}")
+    obj.save(path)
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    flow: Flow | None = None,
+    embedding: nn.Module | None = None,
+) -> Any:
+    """Read a trained `Posterior` or `Surrogate`, as the file says, from a file.
+
+    Args:
+        path: the file.
+        device: where the model is to live.
+        flow: a flow of the same structure, where a posterior was trained with one of the user's own.
+        embedding: likewise an embedding network.
+
+    Raises:
+        StoreError: the file is missing, damaged, of another kind or of another version.
+        UsageError: a network of the user's own is needed and was not handed in.
+    """
+    header, tensors = read_model(path)
+    if header["kind"] == Surrogate.KIND:
+        for name, network in (("flow", flow), ("embedding", embedding)):
+            if network is not None:
+                raise UsageError(f"{path}: {name}: a surrogate is built without one of your own, expected None")
+        return surrogate_from(path, header, tensors, device)
+    if header["kind"] not in KINDS:
+        kinds = " or ".join(map(repr, (*KINDS, Surrogate.KIND)))
+        raise StoreError(f"{path}: expected a file of kind {kinds}, got {header['kind']!r}")
+    return posterior_from(path, header, tensors, device=device, flow=flow, embedding=embedding)

@@ -1,0 +1,108 @@
+"""Train the models of a surrogate, stage by stage, each in the way that suits its kind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from sbi_physics.core.random import derive, seeded
+from sbi_physics.models.build import training_settings
+from sbi_physics.models.build_generators import GENERATORS
+from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.generator import ConditionalGenerator
+from sbi_physics.surrogate.build import SurrogateArchitecture, build_model
+from sbi_physics.surrogate.chain import ModelChain
+from sbi_physics.surrogate.preprocessing import Preprocessing
+from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.density import train_density
+from sbi_physics.train.loop import train
+
+__all__ = ["Training", "fit_chain"]
+
+
+class Training:
+    """How the stages are trained.
+
+    Args:
+        config: settings of the loop; None takes those that suit each model.
+        seed: of weights, splits, shuffles and noise.
+        checkpoint: a file from which an interrupted training goes on exactly; a later stage has one of its own.
+        progress: whether to show a progress bar.
+        device: where.
+        engine: how flows are run.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig | None,
+        seed: int,
+        checkpoint: str | None,
+        progress: bool,
+        device: Any,
+        engine: str,
+    ) -> None:
+        self.config, self.seed, self.checkpoint, self.progress = config, seed, checkpoint, progress
+        self.device, self.engine = device, engine
+
+
+def fit_chain(
+    architecture: SurrogateArchitecture,
+    preprocessing: Preprocessing,
+    theta: Tensor,
+    x: Tensor,
+    weights: Tensor | None,
+    how: Training,
+) -> tuple[ModelChain, list[dict[str, Any]]]:
+    """The trained chain, and the record of each stage.
+
+    Args:
+        architecture: of the chain, with its widths.
+        preprocessing: fitted.
+        theta: ``(N, P)``.
+        x: ``(N, *x_shape)``.
+        weights: ``(N,)``, or None.
+        how: see `Training`.
+    """
+    events = preprocessing.encode(theta, x, seed=derive(how.seed, "noise"))
+    models, records = [], []
+    for stage in range(len(events)):
+        with seeded(derive(how.seed, "weights", stage)):
+            model = build_model(architecture, stage, engine=how.engine)
+        contexts = preprocessing.context(theta, events[:stage])
+        model.fit_scaling(events[stage], contexts)
+        model.to(how.device)
+        records.append(_train(architecture, model, stage, events[stage], contexts, weights, how))
+        models.append(model)
+    return ModelChain(preprocessing.to(how.device), models).eval(), records
+
+
+def _train(
+    architecture: SurrogateArchitecture,
+    model: ConditionalGenerator,
+    stage: int,
+    events: Tensor,
+    contexts: Tensor,
+    weights: Tensor | None,
+    how: Training,
+) -> dict[str, Any]:
+    stages = len(architecture.widths)
+    last = stage == stages - 1
+    encoded, _ = model.encode(events.to(how.device))
+    data = [encoded.detach(), model.context_scaling(contexts.to(how.device)).detach()]
+    name = architecture.model if last else ""
+    path = None if how.checkpoint is None else f"{how.checkpoint}.{stage}" if stage else how.checkpoint
+    settings: dict[str, Any] = {
+        "weights": weights,
+        "seed": derive(how.seed, "train", stage),
+        "checkpoint": None if path is None else Path(path),
+        "progress": how.progress,
+        "description": "training the surrogate" + (f", part {stage + 1} of {stages}" if stages > 1 else ""),
+    }
+    special = GENERATORS[name].training if name in GENERATORS else training_settings(name)
+    config = how.config or TrainConfig(**special)
+    if isinstance(model, ConditionalDensity):
+        return train_density(model, data, config=config, **settings).to_dict()
+    loss = cast(Callable[..., Tensor], model.loss)
+    return train(model, loss, data, config=config, **settings).to_dict()

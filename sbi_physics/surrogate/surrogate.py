@@ -1,0 +1,238 @@
+"""`Surrogate`: a generator fitted to what a simulator gave, which then stands in for it.
+
+    simulations = sp.simulate("calorimeter_photons", 50_000, out="showers.h5")
+    surrogate = sp.Surrogate("vae").fit(simulations)
+    x = surrogate.sample(theta, seed=1)
+    sp.simulate(surrogate, 1_000_000, out="many.h5")
+
+A trained surrogate is itself a simulator: all that takes one takes it.
+"""
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.distributions as td
+from torch import Tensor
+
+from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer, resolve_device
+from sbi_physics.core.errors import NonFiniteError, UsageError
+from sbi_physics.core.parameters import Parameter, Parameters
+from sbi_physics.core.random import check_seed
+from sbi_physics.models.flows.build import FLOWS
+from sbi_physics.models.flows.engines import check_engine
+from sbi_physics.store.models import write_model
+from sbi_physics.store.simulations import Simulations
+from sbi_physics.surrogate.build import SurrogateArchitecture, model_name
+from sbi_physics.surrogate.chain import ModelChain
+from sbi_physics.surrogate.fitting import Training, fit_chain
+from sbi_physics.surrogate.preprocessing import Plain, Preprocessing
+from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.pairs import training_pairs
+
+__all__ = ["Surrogate"]
+
+_ROWS_AT_ONCE = 1 << 14
+
+
+class Surrogate:
+    """p(x | theta), learned from pairs and sampled.
+
+    Args:
+        model: ``"flow"`` (a coupling spline flow; or the name of any flow, see `models.flows.build`),
+            ``"diffusion"``, ``"vae"``, ``"autoregressive"``, ``"mixture"``, ``"kernel"``: see `models.build` and
+            `models.build_generators`.
+        prior: `Parameters` of theta; None takes those of the simulations, or for arrays the box that they fill.
+        preprocessing: how outputs become events; None takes each number by its kind (`models.columns`).
+        ensemble: k flows whose mixture is the density.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        config: settings of the training loop; None takes those that suit the model.
+        engine: how flows are run, see `models.flows.engines`.
+        **options: of the model.
+
+    Raises:
+        UsageError: an argument has a value that it does not take.
+    """
+
+    KIND: ClassVar[str] = "surrogate"
+    name = "surrogate"
+
+    def __init__(
+        self,
+        model: str = "flow",
+        *,
+        prior: Any = None,
+        preprocessing: Preprocessing | None = None,
+        ensemble: int = 1,
+        device: str | torch.device = "auto",
+        config: TrainConfig | None = None,
+        engine: str = "auto",
+        **options: Any,
+    ) -> None:
+        self.model, self.options = model_name(model), options
+        self.ensemble = positive_integer(ensemble, "ensemble")
+        if self.ensemble > 1 and self.model not in FLOWS:
+            raise UsageError(f"ensemble: only flows come in ensembles, got {ensemble} of the model {self.model!r}")
+        self._prior = None if prior is None else Parameters.from_prior(prior)
+        self.preprocessing = preprocessing
+        self.device = resolve_device(device)
+        self.config, self.engine = config, check_engine(engine)
+        self._trained: tuple[Parameters, SurrogateArchitecture, ModelChain, dict[str, Any]] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        parameters: Parameters,
+        architecture: SurrogateArchitecture,
+        chain: ModelChain,
+        provenance: dict[str, Any],
+    ) -> "Surrogate":
+        """A trained surrogate of its parts, as `load` makes it."""
+        made = cls(architecture.model, ensemble=architecture.members, device=chain.device, **architecture.options)
+        made._trained = (parameters, architecture, chain, provenance)
+        return made
+
+    @property
+    def parameters(self) -> Parameters:
+        """Names, units and prior of theta."""
+        return self._fitted()[0]
+
+    @property
+    def architecture(self) -> SurrogateArchitecture:
+        """What is needed to build it again."""
+        return self._fitted()[1]
+
+    @property
+    def chain(self) -> ModelChain:
+        """Preprocessing and models."""
+        return self._fitted()[2]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What it was trained on, and how that went."""
+        return self._fitted()[3]
+
+    @property
+    def x_shape(self) -> torch.Size:
+        """The shape of one output."""
+        return torch.Size(self.architecture.x_shape)
+
+    def fit(
+        self,
+        theta_or_store: Any,
+        x: Any = None,
+        *,
+        weights: Any = None,
+        seed: int = 0,
+        checkpoint: str | None = None,
+        progress: bool = True,
+    ) -> "Surrogate":
+        """Train on pairs (theta, x); returns itself.
+
+        Args:
+            theta_or_store: theta ``(N, P)``, a `Simulations` object or the path of its file.
+            x: ``(N, *x_shape)`` simulated at each theta; None with a store.
+            weights: ``(N,)`` weights of the pairs; negative ones are allowed.
+            seed: of the initial weights, the validation split, the shuffles and the noise.
+            checkpoint: a file from which an interrupted training goes on exactly.
+            progress: whether to show a progress bar.
+
+        Raises:
+            ShapeError, NonFiniteError, SupportError, SimulationError, StoreError, UsageError: the data do not fit.
+            TrainingError: the loss is not finite.
+        """
+        began = time.monotonic()
+        check_seed(seed)
+        if isinstance(theta_or_store, str | Path):
+            theta_or_store = Simulations.open(theta_or_store)
+        parameters = self._prior or _parameters_of(theta_or_store)
+        pairs = training_pairs(parameters, theta_or_store, x)
+        preprocessing = self.preprocessing or Plain(pairs.x.shape[1:], len(parameters))
+        preprocessing.fit(pairs.theta, pairs.x)
+        architecture = SurrogateArchitecture(
+            self.model,
+            tuple(pairs.x.shape[1:]),
+            len(parameters),
+            preprocessing.describe(),
+            self.options,
+            self.ensemble,
+            preprocessing.widths,
+        )
+        how = Training(
+            config=self.config,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=progress,
+            device=self.device,
+            engine=self.engine,
+        )
+        chain, records = fit_chain(architecture, preprocessing, pairs.theta, pairs.x, pairs.weights(weights), how)
+        provenance = {
+            "simulations": len(pairs.theta),
+            "seed": seed,
+            "seconds": time.monotonic() - began,
+            "training": records,
+        }
+        self._trained = (parameters, architecture, chain, provenance)
+        return self
+
+    def sample(self, theta: Any, *, seed: int = 0) -> Tensor:
+        """Draw one output for each theta ``(n, P)``: float32 ``(n, *x_shape)``, on the CPU.
+
+        Raises:
+            ShapeError, NonFiniteError, SupportError: theta does not fit the parameters.
+        """
+        rows = batch_of(finite(as_tensor(theta, "theta"), "theta"), (len(self.parameters),), "theta")
+        self.parameters.check_within(rows)
+        return self(rows, seed=seed).cpu()
+
+    def __call__(self, theta: Tensor, *, seed: int) -> Tensor:
+        """As `sample`, where theta is known to be inside the prior: a `Simulator`."""
+        check_seed(seed)
+        parts = [
+            self.chain.sample(part, seed=seed + start)
+            for start, part in zip(range(0, len(theta), _ROWS_AT_ONCE), theta.split(_ROWS_AT_ONCE), strict=True)
+        ]
+        x = torch.cat(parts)
+        if not bool(torch.isfinite(x).all()):
+            raise NonFiniteError("sample: the surrogate gave NaN or infinity; it has not learned the simulator")
+        return x
+
+    def save(self, path: str | Path) -> None:
+        """Write the surrogate to a file (safetensors).
+
+        Raises:
+            StoreError: the file cannot be written.
+            UsageError: the surrogate is not trained.
+        """
+        parameters, architecture, chain, provenance = self._fitted()
+        header = {
+            "kind": self.KIND,
+            "parameters": parameters.to_dict(),
+            "architecture": architecture.to_dict(),
+            "provenance": provenance,
+        }
+        write_model(path, chain.state_dict(), header)
+
+    def __repr__(self) -> str:
+        if self._trained is None:
+            return f"Surrogate({self.model}, not trained)"
+        return f"Surrogate({self.model}, {', '.join(self.parameters.names)} -> {tuple(self.x_shape)})"
+
+    def _fitted(self) -> tuple[Parameters, SurrogateArchitecture, ModelChain, dict[str, Any]]:
+        if self._trained is None:
+            raise UsageError("surrogate: it is not trained; call fit(theta, x) first, or load one from a file")
+        return self._trained
+
+
+def _parameters_of(theta_or_store: Any) -> Parameters:
+    """The parameters of simulations, or for bare arrays the box that they fill."""
+    if isinstance(theta_or_store, Simulations):
+        return theta_or_store.parameters
+    theta = finite(as_tensor(theta_or_store, "theta"), "theta").to(torch.float32)
+    if theta.ndim != 2 or not len(theta):
+        return Parameters([Parameter("theta_0", td.Uniform(0.0, 1.0))])
+    low, high = theta.amin(0), theta.amax(0)
+    high = torch.where(high > low, high, low + 1)
+    return Parameters([Parameter(f"theta_{i}", td.Uniform(low[i], high[i])) for i in range(theta.shape[1])])
