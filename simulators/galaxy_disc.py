@@ -36,6 +36,7 @@ __all__ = ["Disc", "DiscDensity"]
 
 _NODES = (129, 65)
 _QUADRATURE = 32
+_TOP = 100.0
 _MAX_ROUNDS = 200
 _LEAST_INSIDE = 0.01
 _LEAST_AZIMUTHAL = 0.01
@@ -232,11 +233,12 @@ def _vertical_pressure(disc: Disc, potential: Potential, radii: Tensor, heights:
     """The integral of density times vertical force above each point, and its derivative in R."""
     nodes, weights = gauss_legendre(_QUADRATURE)
     b = disc.vertical_scale
-    # t = z / sqrt(z^2 + b^2) maps the heights above the point to [t, 1).
-    lowest = (heights / torch.sqrt(heights**2 + b**2)).unsqueeze(-1)
-    levels = lowest + (1 - lowest) * nodes
-    above = b * levels / torch.sqrt(1 - levels**2)
-    width = (1 - lowest) * weights * b * (1 - levels**2) ** -1.5
+    # Even steps in asinh(z / b) see both the thickness of the disc and its tails; beyond the top there is 1e-12 of it.
+    lowest = torch.asinh(heights / b).unsqueeze(-1)
+    top = torch.asinh(_TOP * (heights + radii + disc.radial_scale + b) / b).unsqueeze(-1)
+    levels = lowest + (top - lowest) * nodes
+    above = b * torch.sinh(levels)
+    width = (top - lowest) * weights * b * torch.cosh(levels)
     with torch.enable_grad():
         at = radii.unsqueeze(-1).expand_as(above).contiguous().requires_grad_()
         positions = in_plane(at, above)
