@@ -1,6 +1,7 @@
 """Discs: positions against the analytic density, velocities against the Jeans equations and the virial theorem."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -23,6 +24,11 @@ N = 100_000
 @pytest.fixture(params=DISCS)
 def disc(request):
     return DISCS[request.param]
+
+
+@functools.cache
+def phase_space(disc):
+    return disc.phase_space(POTENTIAL)
 
 
 def number(value):
@@ -86,7 +92,7 @@ def test_half_of_the_mass_is_below_the_height_that_the_formula_gives():
 
 
 def test_heights_are_on_both_sides_and_azimuths_all_round():
-    w = THIN.phase_space(POTENTIAL).sample(N, seed=7)
+    w = phase_space(THIN).sample(N, seed=7)
     assert float((w[:, :3] > 0).double().mean(0).sub(0.5).abs().max()) < 5 * 0.5 / math.sqrt(N)
 
 
@@ -110,7 +116,7 @@ def test_moments_solve_the_jeans_equations(disc, radius, height):
     square_vertical = vertical_pressure(disc, radius, height) / density
     second_moment = radius * force + disc.anisotropy**2 * (square_vertical + radius * slope / density)
 
-    rotation, dispersions = disc.phase_space(POTENTIAL).moments(number([radius]), number([-height]))
+    rotation, dispersions = phase_space(disc).moments(number([radius]), number([-height]))
     radial, azimuthal, vertical = dispersions[0].tolist()
     assert vertical**2 == pytest.approx(square_vertical, rel=5e-3)
     assert radial == pytest.approx(disc.anisotropy * vertical, rel=1e-12)
@@ -120,7 +126,7 @@ def test_moments_solve_the_jeans_equations(disc, radius, height):
 def test_tensor_virial_theorem():
     """Twice the kinetic energy balances the work of gravity, in the plane and across it; without drift it does not."""
     wide = dataclasses.replace(THICK, max_radius=300.0, max_height=300.0)
-    w = wide.phase_space(POTENTIAL).sample(N, seed=8)
+    w = phase_space(wide).sample(N, seed=8)
     work = w[:, :3] * POTENTIAL.acceleration(w[:, :3])
     square = w[:, 3:] ** 2
 
@@ -130,13 +136,13 @@ def test_tensor_virial_theorem():
     assert pull(square[:, 2] + work[:, 2]) < 5
     assert pull(square[:, :2].sum(-1) + work[:, :2].sum(-1)) < 5
     radii, velocities = cylindrical(w)
-    _, dispersions = wide.phase_space(POTENTIAL).moments(radii, w[:, 2])
+    _, dispersions = phase_space(wide).moments(radii, w[:, 2])
     without_drift = velocities[:, 0] ** 2 + POTENTIAL.circular_velocity(radii) ** 2 + dispersions[:, 1] ** 2
     assert pull(without_drift + work[:, :2].sum(-1)) > 20
 
 
 def test_velocities_are_normal_about_the_rotation(disc):
-    density = disc.phase_space(POTENTIAL)
+    density = phase_space(disc)
     w = density.sample(N, seed=9)
     radii, velocities = cylindrical(w)
     rotation, dispersions = density.moments(radii, w[:, 2])
@@ -152,8 +158,8 @@ def test_velocities_are_normal_about_the_rotation(disc):
 def test_dispersions_and_drift_near_the_sun_are_those_of_the_milky_way():
     radius, plane = number([8.122]), number([0.0])
     speed = float(POTENTIAL.circular_velocity(radius))
-    rotation, thin = THIN.phase_space(POTENTIAL).moments(radius, plane)
-    slower, thick = THICK.phase_space(POTENTIAL).moments(radius, plane)
+    rotation, thin = phase_space(THIN).moments(radius, plane)
+    slower, thick = phase_space(THICK).moments(radius, plane)
     assert speed > float(rotation) > float(slower) > 150
     assert 15 < float(thin[0, 2]) < 25 < float(thick[0, 2]) < 45
     ratio = float(thin[0, 1] / thin[0, 0])
@@ -162,19 +168,19 @@ def test_dispersions_and_drift_near_the_sun_are_those_of_the_milky_way():
 
 def test_dispersions_fall_outward():
     radii = torch.linspace(1.0, 25.0, 50, dtype=torch.float64)
-    _, dispersions = THIN.phase_space(POTENTIAL).moments(radii, torch.zeros_like(radii))
+    _, dispersions = phase_space(THIN).moments(radii, torch.zeros_like(radii))
     assert bool((dispersions[1:] < dispersions[:-1]).all())
 
 
 def test_density_beyond_the_cuts_is_zero_and_on_the_axis_finite():
     w = torch.zeros(4, 6, dtype=torch.float64)
     w[1, 0], w[2, 2], w[3, 2] = 31.0, -3.1, 2.9
-    log_density = THIN.phase_space(POTENTIAL).log_density(w)
+    log_density = phase_space(THIN).log_density(w)
     assert torch.isinf(log_density).tolist() == [False, True, True, False]
 
 
 def test_gradient_of_the_log_density_is_finite_at_draws():
-    density = THIN.phase_space(POTENTIAL)
+    density = phase_space(THIN)
     w = density.sample(1000, seed=3).requires_grad_()
     (gradient,) = torch.autograd.grad(density.log_density(w).sum(), w)
     assert bool(torch.isfinite(gradient).all())
