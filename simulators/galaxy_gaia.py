@@ -74,10 +74,10 @@ def to_gaia(positions: Any, velocities: Any, *, columns: Mapping[str, Any] | Non
     for name in further:
         if name in GAIA_UNITS:
             raise UsageError(f"columns: {name!r} is one of the columns that are computed: {', '.join(GAIA_UNITS)}")
+    _away_from_the_sun(x)
     seen = _frame(x, v).transform_to(ICRS())
     spherical = seen.represent_as(SphericalRepresentation, SphericalCosLatDifferential)
     distance = spherical.distance.to("kpc")
-    _away_from_the_sun(distance.value)
     galactic = seen.transform_to(Galactic())
     motion = spherical.differentials["s"]
     found = {
@@ -137,13 +137,14 @@ def from_gaia(table: QTable | str | Path) -> tuple[Tensor, Tensor]:
 
 def _frame(positions: np.ndarray | None = None, velocities: np.ndarray | None = None) -> Galactocentric:
     parameters = galactocentric_frame_defaults.get_from_registry(_FRAME)["parameters"]
-    if positions is None or velocities is None:
+    if positions is None:
         return Galactocentric(**parameters)
-    differential = CartesianDifferential(velocities.T * units.km / units.s)
-    return Galactocentric(CartesianRepresentation(positions.T * units.kpc, differentials=differential), **parameters)
+    differentials = None if velocities is None else CartesianDifferential(velocities.T * units.km / units.s)
+    return Galactocentric(CartesianRepresentation(positions.T * units.kpc, differentials=differentials), **parameters)
 
 
-def _away_from_the_sun(distances: np.ndarray) -> None:
+def _away_from_the_sun(positions: np.ndarray) -> None:
+    distances = _frame(positions).transform_to(ICRS()).cartesian.norm().to_value("kpc")
     row = int(np.argmin(distances))
     if distances[row] < _CLOSEST:
         raise UsageError(

@@ -1,15 +1,16 @@
 r"""Stars in phase space, and star particles: what a simulation of a galaxy has in their place.
 
 A star particle stands for thousands of stars.  How far its stars are to be spread is estimated from its neighbours in
-the six dimensions of phase space.  kpc and km/s have no common scale, so each particle gets its own: the metric is
-stretched until the spread of its nearer neighbours is the same in position and velocity, and the distance d to the k-th
-neighbour in that metric gives the smoothing lengths
+the six dimensions of phase space.  kpc and km/s have no common scale, so each particle gets its own: among its 4 k
+nearest in a metric common to all, the spreads l_x and l_v per direction stretch the metric, and the distance d to the
+k-th neighbour in units of them gives the smoothing lengths
 
 $$ h_x = l_x \, d / \sqrt{10}, \qquad h_v = l_v \, d / \sqrt{10}, $$
 
-with l_x and l_v the spreads per direction: a Gaussian with the variance of the six-dimensional Epanechnikov kernel that
-reaches to the k-th neighbour.  The idea of a local metric is that of EnBiD (Sharma & Steinmetz 2006,
-arXiv:astro-ph/0507550), which finds it by splitting space where the entropy is least; here neighbours alone decide.
+those of a Gaussian with the variance of the six-dimensional Epanechnikov kernel that reaches to the k-th neighbour.  The
+idea of a local metric is that of EnBiD (Sharma & Steinmetz 2006, arXiv:astro-ph/0507550), which finds it by splitting
+space where the entropy is least.  Here neighbours decide: a structure of about 4 k particles gets nearly its own ratio of
+the two lengths, one of many more keeps that of the common metric where the density hardly changes over 4 k of them.
 """
 
 import math
@@ -170,8 +171,8 @@ def smoothing_lengths(phase_space: Tensor, *, neighbours: int = 16) -> tuple[Ten
 
 
 def _spread(vectors: Tensor) -> Tensor:
-    """Half the width of the middle of the distances from the median, which stars far out do not move."""
-    return (vectors - vectors.median(0).values).norm(dim=-1).median() / math.sqrt(3)
+    """The mean distance from the middle, per direction, which a few stars far out hardly move."""
+    return (vectors - vectors.median(0).values).norm(dim=-1).mean() / math.sqrt(3)
 
 
 def _local_lengths(particles: Tensor, scouts: Tensor, neighbours: int) -> Tensor:

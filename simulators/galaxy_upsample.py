@@ -70,7 +70,7 @@ def fixed_kernel_log_density(
     counts = _counts(particles, stars_per_particle)
     if not bool(counts.any()):
         raise UsageError("stars_per_particle: expected one star or more in all, got none")
-    log_weights = torch.log(counts / counts.sum())
+    log_weights = torch.log(counts.double() / counts.sum())
     widths = _scale(scale) * torch.stack([particles.position_smoothing, particles.velocity_smoothing])
     log_norms = log_weights - 3 * torch.log(widths).sum(0) - 3 * math.log(2 * math.pi)
     rows = max(1, _PAIRS_AT_ONCE // len(particles))

@@ -12,7 +12,7 @@ from simulators.galaxy import Galaxy, default_components
 from simulators.galaxy_potential import NFW
 from simulators.galaxy_upsample import fixed_kernel_log_density
 
-N = 40_000
+N = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_shares_of_the_components(galaxy, stars):
 
 
 def test_components_are_as_probable_as_the_densities_say(galaxy, stars):
-    """Bayes: among stars anywhere, near the plane, and far out, labels agree with their posterior; shuffled ones do not."""
+    """Bayes: anywhere, near the plane and far out, labels agree with their posterior; shuffled ones do not."""
     posterior = responsibilities(galaxy, stars)
     r, z = stars.positions[:, :2].norm(dim=-1), stars.positions[:, 2].abs()
 
@@ -66,14 +66,13 @@ def test_log_density_is_the_mixture(galaxy, stars):
 
 
 def test_joint_density_integrates_to_that_of_phase_space(galaxy, stars):
-    w = stars.phase_space[:3]
-    ages = torch.arange(0.005, 13.0, 0.01, dtype=torch.float64)
-    metallicities = torch.arange(-4.0, 2.5, 0.02, dtype=torch.float64)
+    ages = torch.arange(0.05, 13.0, 0.1, dtype=torch.float64)
+    metallicities = torch.arange(-4.0, 2.5, 0.05, dtype=torch.float64)
     grid = torch.cartesian_prod(ages, metallicities)
-    for row in w:
-        joint = galaxy.log_joint_density(row.expand(len(grid), 6)[::1], grid[:, 0], grid[:, 1])
-        integral = torch.logsumexp(joint, 0) + math.log(0.01 * 0.02)
-        assert float(integral) == pytest.approx(float(galaxy.log_density(row[None])), abs=1e-3)
+    row = stars.phase_space[:1]
+    joint = galaxy.log_joint_density(row.expand(len(grid), 6), grid[:, 0], grid[:, 1])
+    integral = torch.logsumexp(joint, 0) + math.log(0.1 * 0.05)
+    assert float(integral) == pytest.approx(float(galaxy.log_density(row)), abs=1e-3)
 
 
 def test_the_disc_turns_with_the_sun(galaxy):
@@ -127,7 +126,7 @@ def test_what_does_not_fit_together_is_refused(galaxy):
         Galaxy([halo, "bulge"])
     with pytest.raises(UsageError, match="components: expected different names, got thin disc, thin disc"):
         Galaxy([thin, dataclasses.replace(thick, name="thin disc")])
-    with pytest.raises(UsageError, match="component: expected one of thin disc, .*; got 'bulge'"):
+    with pytest.raises(UsageError, match=r"component: expected one of thin disc, .*; got 'bulge'"):
         galaxy.component_log_density("bulge", torch.zeros(1, 6))
     with pytest.raises(ShapeError, match=r"phase_space: expected shape \(n, 6\), got \(2, 3\)"):
         galaxy.log_density(torch.zeros(2, 3))
