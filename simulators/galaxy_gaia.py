@@ -23,7 +23,7 @@ from astropy.coordinates import (
     SphericalRepresentation,
     galactocentric_frame_defaults,
 )
-from astropy.table import QTable
+from astropy.table import QTable, Table
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, batch_of, finite, same_length
@@ -98,7 +98,7 @@ def to_gaia(positions: Any, velocities: Any, *, columns: Mapping[str, Any] | Non
     return table
 
 
-def from_gaia(table: QTable | str | Path) -> tuple[Tensor, Tensor]:
+def from_gaia(table: Table | str | Path) -> tuple[Tensor, Tensor]:
     """Place stars in the galaxy from what Gaia sees: the inverse of `to_gaia`, for parallaxes without errors.
 
     Args:
@@ -113,7 +113,7 @@ def from_gaia(table: QTable | str | Path) -> tuple[Tensor, Tensor]:
         UsageError: a column is missing or has another dimension, or a parallax is not positive.
         NonFiniteError: a value is missing or not finite.
     """
-    rows = table if isinstance(table, QTable) else _open(Path(table))
+    rows = table if isinstance(table, Table) else _open(Path(table))
     missing = [name for name in _NEEDED if name not in rows.colnames]
     if missing:
         raise UsageError(f"table: expected the columns {', '.join(_NEEDED)}; missing: {', '.join(missing)}")
@@ -161,7 +161,7 @@ def _open(path: Path) -> QTable:
         raise StoreError(f"{path}: expected a FITS file with a table, got {type(error).__name__}: {error}") from error
 
 
-def _column(rows: QTable, name: str) -> units.Quantity:
+def _column(rows: Table, name: str) -> units.Quantity:
     column, unit = rows[name], GAIA_UNITS[name]
     values = np.ma.filled(np.ma.asarray(getattr(column, "value", column), dtype=np.float64), np.nan)
     try:

@@ -7,10 +7,10 @@ k-th neighbour in units of them gives the smoothing lengths
 
 $$ h_x = l_x \, d / \sqrt{10}, \qquad h_v = l_v \, d / \sqrt{10}, $$
 
-those of a Gaussian with the variance of the six-dimensional Epanechnikov kernel that reaches to the k-th neighbour.  The
-idea of a local metric is that of EnBiD (Sharma & Steinmetz 2006, arXiv:astro-ph/0507550), which finds it by splitting
-space where the entropy is least.  Here neighbours decide: a structure of about 4 k particles gets nearly its own ratio of
-the two lengths, one of many more keeps that of the common metric where the density hardly changes over 4 k of them.
+those of a Gaussian with the variance of the six-dimensional Epanechnikov kernel that reaches to the k-th neighbour.
+The idea of a local metric is that of EnBiD (Sharma & Steinmetz 2006, arXiv:astro-ph/0507550), which finds it by
+splitting space where the entropy is least.  Here neighbours decide: a structure of about 4 k particles gets nearly its
+own ratio of the two lengths; one of many more keeps that of the common metric where its density hardly changes.
 """
 
 import math

@@ -8,7 +8,7 @@ import torch
 from astropy import units
 from astropy.coordinates import SkyCoord, galactocentric_frame_defaults
 from astropy.io import fits
-from astropy.table import QTable
+from astropy.table import MaskedColumn, QTable, Table
 
 from sbi_physics.core.errors import NonFiniteError, ShapeError, StoreError, UsageError
 from simulators.galaxy_gaia import GAIA_UNITS, from_gaia, to_gaia
@@ -111,6 +111,14 @@ def test_units_of_columns_are_converted_or_assumed(stars):
     other["parallax"] = other["parallax"].to("arcsec")
     other["pmra"] = other["pmra"].value
     torch.testing.assert_close(from_gaia(other)[1], stars[1], rtol=0, atol=1e-9)
+
+
+def test_plain_tables_do_and_masked_values_are_refused(stars):
+    plain = Table(to_gaia(*stars))
+    torch.testing.assert_close(from_gaia(plain)[0], stars[0], rtol=0, atol=1e-9)
+    plain["radial_velocity"] = MaskedColumn(plain["radial_velocity"], mask=np.arange(200) == 7, unit="km / s")
+    with pytest.raises(NonFiniteError, match=r"radial_velocity: .*first at index 7"):
+        from_gaia(plain)
 
 
 def test_the_default_frame_of_the_session_does_not_matter(stars):

@@ -82,7 +82,7 @@ def test_smoothing_lengths_shrink_as_the_sixth_root_of_the_density():
 
 @pytest.mark.parametrize(("size", "lowest", "highest"), [(60, 5.0, 7.0), (1000, 8.0, 13.0)])
 def test_a_cold_structure_has_lengths_of_its_own(size, lowest, highest):
-    """Inside a hot wide blob; the ratio of its widths is 5, that of the hot one 15, and a small one is nearer its own."""
+    """The ratio of its widths is 5, that of the hot blob around it 15; a small structure is nearer its own."""
     hot, cold = blob(4000), blob(size, seed=2, widths=(0.1, 0.5))
     position, velocity = smoothing_lengths(torch.cat([hot, cold]))
     assert float(position[4000:].median()) < 0.1
