@@ -28,6 +28,7 @@ NAMES = [
     "Simulations",
     "StoreError",
     "SupportError",
+    "Surrogate",
     "TSNPE",
     "TrainingError",
     "UsageError",

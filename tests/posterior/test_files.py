@@ -153,7 +153,10 @@ DAMAGES = {
     "missing": (lambda path: path.unlink(), "no such file"),
     "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged, or not a safetensors file"),
-    "other kind": (changed(kind="surrogate"), "expected a file of kind 'posterior' or 'likelihood', got 'surrogate'"),
+    "other kind": (
+        changed(kind="map"),
+        "expected a file of kind 'posterior' or 'likelihood' or 'surrogate', got 'map'",
+    ),
     "other version": (changed(schema=99), "has schema 99, this version reads up to 1; upgrade sbi-physics"),
     "no parameters": (changed(parameters=None), "the header is damaged"),
     "no provenance": (changed(provenance=None), "the header is damaged"),
@@ -183,7 +186,7 @@ def test_damaged_files_give_one_clear_line(damage, path):
 
 
 def test_what_cannot_be_saved(crude, tmp_path):
-    with pytest.raises(sp.UsageError, match="save: expected a trained posterior or simulations, got int"):
+    with pytest.raises(sp.UsageError, match="save: expected a trained posterior, a surrogate or simulations, got int"):
         sp.save(3, tmp_path / "p.st")
     with pytest.raises(sp.StoreError, match="does not exist"):
         crude.save(tmp_path / "nowhere" / "p.st")
