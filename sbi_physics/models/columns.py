@@ -65,9 +65,14 @@ class Columns(nn.Module):
             self.register_buffer(name, torch.ones(columns))
 
     @property
+    def varies(self) -> Tensor:
+        """Which columns a model sees: boolean ``(D,)``."""
+        return self.kinds != ColumnKind.CONSTANT
+
+    @property
     def varying(self) -> int:
-        """Number of columns that a model sees."""
-        return int((self.kinds != ColumnKind.CONSTANT).sum())
+        """How many those are."""
+        return int(self.varies.sum())
 
     def fit(self, x: Tensor) -> "Columns":
         """Learn from outputs ``(n, D)``; returns itself.
@@ -108,12 +113,12 @@ class Columns(nn.Module):
         known = torch.where(x > 0, logs, -self.width * noise)
         events = torch.where(self._are(ColumnKind.ZEROS, ColumnKind.POSITIVE), known, x)
         events = torch.where(self._are(ColumnKind.COUNT), x + noise - 0.5, events)
-        return events[:, self.kinds != ColumnKind.CONSTANT]
+        return events[:, self.varies]
 
     def decode(self, events: Tensor) -> Tensor:
         """Outputs ``(n, D)`` of events ``(n, D')``."""
         x = self.constant.expand(len(events), -1).clone()
-        x[:, self.kinds != ColumnKind.CONSTANT] = events
+        x[:, self.varies] = events
         # A draw far in the tail of a logarithm is no output: none of the data is beyond ten times the largest.
         risen = torch.minimum(self.threshold * x.exp(), 10 * self.largest)
         x = torch.where(self._are(ColumnKind.POSITIVE), risen, x)

@@ -12,6 +12,7 @@ from sbi_physics.models.build_generators import GENERATORS, build_generator
 from sbi_physics.models.flows.build import FLOWS
 from sbi_physics.models.generator import ConditionalGenerator
 from sbi_physics.surrogate.preprocessing import Plain, Preprocessing
+from sbi_physics.surrogate.showers import Showers
 
 __all__ = ["ALIASES", "SurrogateArchitecture", "build_model", "build_preprocessing", "model_name"]
 
@@ -81,8 +82,8 @@ def model_name(name: str) -> str:
 
 def build_preprocessing(description: dict[str, Any], x_shape: Sequence[int], contexts: int) -> Preprocessing:
     """An untrained preprocessing of `Preprocessing.describe`."""
-    known_keys([description["kind"]], [Plain.KIND], "preprocessing")
-    return Plain(x_shape, contexts)
+    known_keys([description["kind"]], [Plain.KIND, Showers.KIND], "preprocessing")
+    return Showers.from_description(description) if description["kind"] == Showers.KIND else Plain(x_shape, contexts)
 
 
 def build_model(

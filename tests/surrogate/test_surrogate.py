@@ -93,7 +93,7 @@ def test_arrays_are_enough_and_their_box_is_the_prior(store):
 
 
 def test_wrong_use_is_named(store):
-    with pytest.raises(sp.UsageError, match="model: .*'nonsense'"):
+    with pytest.raises(sp.UsageError, match=r"model: .*'nonsense'"):
         sp.Surrogate("nonsense")
     with pytest.raises(sp.UsageError, match="not trained"):
         sp.Surrogate().sample(torch.ones(1, 1))

@@ -1,0 +1,151 @@
+r"""`Showers`: calorimeter showers as the energies of their layers, and then the voxels given those.
+
+The first stage draws the response $E/E_{inc}$ and, for all layers but the one that holds most on average, the ratio
+$E_l/E_{ref}$ (the additive log-ratios of compositions: Aitchison 1982, JRSS B 44, 139), each by its kind
+(`models.columns`), so that an empty layer stays empty.  The second draws all voxels given those, and what they hold is
+scaled to the energy of their layer (as CaloFlow: Krause and Shih 2021, arXiv:2106.05285).  Below the threshold of the
+read-out a voxel is exactly zero.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sbi_physics.core.errors import ShapeError, SupportError, UsageError
+from sbi_physics.core.voxels import VoxelGeometry, VoxelLayer
+from sbi_physics.models.columns import Columns
+from sbi_physics.surrogate.preprocessing import Preprocessing
+
+__all__ = ["Showers"]
+
+# Scaling to the energy of a layer takes voxels across the threshold, and so the scale changes again, by less.
+_ROUNDS = 3
+
+
+class Showers(Preprocessing):
+    """Layer energies first, then voxels.
+
+    Args:
+        geometry: layers and voxels.
+        threshold: smallest energy of a voxel that is read out, in the unit of the showers.
+
+    Raises:
+        UsageError: the threshold is not positive, or there is one layer only.
+    """
+
+    KIND = "showers"
+    reference: Tensor
+    layer_of: Tensor
+
+    def __init__(self, geometry: VoxelGeometry, *, threshold: float = 1.0) -> None:
+        if not (math.isfinite(threshold) and threshold > 0):
+            raise UsageError(f"threshold: expected a positive energy, got {threshold!r}")
+        layers = len(geometry.layers)
+        if layers < 2:
+            raise UsageError("geometry: expected at least two layers; showers of one are plain numbers")
+        super().__init__((geometry.size,), 1)
+        self.geometry, self.threshold = geometry, float(threshold)
+        self.layers, self.voxels = Columns(layers), Columns(geometry.size)
+        self.register_buffer("reference", torch.zeros((), dtype=torch.int64))
+        index = torch.cat([torch.full((layer.size,), i) for i, layer in enumerate(geometry.layers)])
+        self.register_buffer("layer_of", index, persistent=False)
+
+    @property
+    def widths(self) -> tuple[tuple[int, int], ...]:
+        """Two stages."""
+        first = self.layers.varying
+        return ((first, 1), (self.voxels.varying, 1 + first))
+
+    def fit(self, theta: Tensor, x: Tensor) -> "Showers":
+        """Learn from incident energies ``(n, 1)`` and showers ``(n, voxels)``.
+
+        Raises:
+            ShapeError: there is more than one parameter, or another number of voxels.
+            SupportError: an energy is negative.
+        """
+        if theta.shape[1] != 1:
+            raise ShapeError(f"theta: expected the incident energy alone, shape (n, 1), got {tuple(theta.shape)}")
+        if x.shape[1:] != self.x_shape:
+            raise ShapeError(f"x: expected {self.geometry.size} voxels, got shape {tuple(x.shape)}")
+        negative = (x < 0).any(1)
+        if bool(negative.any()):
+            row = int(negative.nonzero()[0, 0])
+            raise SupportError(f"x: expected energies of at least zero, got {float(x[row].min()):g} in row {row}")
+        self.reference.copy_(self._layer_energies(x).mean(0).argmax())
+        self.layers.fit(self._ratios(theta, x))
+        self.voxels.fit(x)
+        return self
+
+    def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
+        """Events of the layers ``(n, L)`` and of the voxels."""
+        return [self.layers.encode(self._ratios(theta, x), seed=seed), self.voxels.encode(x, seed=seed + 1)]
+
+    def context(self, theta: Tensor, earlier: Sequence[Tensor]) -> Tensor:
+        """The logarithm of the incident energy, and the events of the layers."""
+        return torch.cat([theta.log(), *earlier], -1)
+
+    def decode(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
+        """Showers ``(n, voxels)`` whose layers have the energies that were drawn."""
+        wanted = self.energies(theta, events[0])
+        shower = self.voxels.decode(events[1])
+        empty = self._layer_energies(shower) == 0
+        if bool((empty & (wanted > 0)).any()):
+            shower = torch.where(empty[:, self.layer_of], self._nearest(events[1]), shower)
+        for _ in range(_ROUNDS):
+            scale = wanted / self._layer_energies(shower).clamp(min=torch.finfo(shower.dtype).tiny)
+            shower = shower * scale[:, self.layer_of]
+            largest = self._largest(shower)
+            shower = torch.where((shower < self.threshold) & (shower < largest), 0.0, shower)
+        return torch.where(shower < self.threshold, 0.0, shower)
+
+    def energies(self, theta: Tensor, events: Tensor) -> Tensor:
+        """Layer energies ``(n, L)`` of the events of the first stage."""
+        numbers = self.layers.decode(events).clamp(min=0.0)
+        ratios = torch.ones_like(numbers)
+        ratios[:, self._other_layers()] = numbers[:, 1:]
+        energies = theta * numbers[:, :1] * ratios / ratios.sum(1, keepdim=True)
+        return torch.where(energies < self.threshold, 0.0, energies)
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, geometry and threshold."""
+        layers = [
+            {"identifier": layer.identifier, "r_edges": list(layer.r_edges), "sectors": layer.sectors}
+            for layer in self.geometry.layers
+        ]
+        return {"kind": self.KIND, "layers": layers, "threshold": self.threshold}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> "Showers":
+        """Read what `describe` wrote."""
+        layers = [
+            VoxelLayer(int(layer["identifier"]), tuple(map(float, layer["r_edges"])), int(layer["sectors"]))
+            for layer in description["layers"]
+        ]
+        return cls(VoxelGeometry(tuple(layers)), threshold=float(description["threshold"]))
+
+    def _layer_energies(self, showers: Tensor) -> Tensor:
+        return torch.stack([showers[:, part].sum(1) for part in self.geometry.layer_slices], 1)
+
+    def _other_layers(self) -> list[int]:
+        return [i for i in range(len(self.geometry.layers)) if i != int(self.reference)]
+
+    def _ratios(self, theta: Tensor, x: Tensor) -> Tensor:
+        """The response, and the other layers over the one of reference: ``(n, L)``."""
+        energies = self._layer_energies(x)
+        # Where the layer of reference is empty the others are many times the threshold, not infinitely much.
+        reference = energies[:, int(self.reference)].clamp(min=self.threshold).unsqueeze(1)
+        return torch.cat([energies.sum(1, keepdim=True) / theta, energies[:, self._other_layers()] / reference], 1)
+
+    def _largest(self, showers: Tensor) -> Tensor:
+        """The largest voxel of its layer, for each voxel."""
+        largest = torch.stack([showers[:, part].amax(1) for part in self.geometry.layer_slices], 1)
+        return largest[:, self.layer_of]
+
+    def _nearest(self, events: Tensor) -> Tensor:
+        """Showers in which the voxels that came nearest to the threshold hold what their layer has."""
+        full = events.new_full((len(events), self.geometry.size), -torch.inf)
+        full[:, self.voxels.varies] = events
+        return (full == self._largest(full)).to(events.dtype) * self.threshold
