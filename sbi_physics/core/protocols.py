@@ -44,7 +44,9 @@ class Density(Generator, Protocol):
 class Simulator(Protocol):
     """A forward model: rows of parameters in, rows of observables out."""
 
-    parameters: "Parameters"
+    @property
+    def parameters(self) -> "Parameters":
+        """Names, units, bounds and prior of theta."""
 
     def __call__(self, theta: Tensor, *, seed: int) -> Tensor | dict[str, Tensor]:
         """Simulate one block of rows: theta ``(n, P)`` gives x ``(n, *x_shape)``, or a dictionary of such."""

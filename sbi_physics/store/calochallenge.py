@@ -29,12 +29,22 @@ from sbi_physics.store.atomic import atomic_path
 from sbi_physics.store.layout import opened
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["iterate_showers", "read_showers", "read_simulations", "write_showers"]
+__all__ = ["holds_showers", "iterate_showers", "read_showers", "read_simulations", "write_showers"]
 
 _ENERGIES, _SHOWERS = "incident_energies", "showers"
 _FORMAT = f"showers of the CaloChallenge (/{_ENERGIES} and /{_SHOWERS})"
 _RANGE = (2.0**8, 2.0**22)  # MeV: the energies of the first data set
 _CHUNK_ROWS = 256
+
+
+def holds_showers(path: str | Path) -> bool:
+    """Whether a file is of this format, or was meant to be: one of its data sets is enough.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    with opened(Path(path), "simulations or showers") as file:
+        return _ENERGIES in file or _SHOWERS in file
 
 
 def read_showers(path: str | Path, *, voxels: int | None = None) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from sbi_physics.cli.common import foreign_code, to_json
 VERBS = [
     *([], ["simulate"], ["demo"], ["doctor"], ["data"], ["data", "list"], ["data", "fetch"], ["posterior"]),
     *(["posterior", verb] for verb in ("fit", "sample", "check", "compare")),
+    *(["surrogate", *verb] for verb in ([], ["fit"], ["sample"])),
 ]
 
 SCRIPT = """

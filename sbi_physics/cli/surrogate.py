@@ -1,0 +1,143 @@
+"""`sbi-physics surrogate fit|sample`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sbi_physics.cli.common import DeviceOption, JsonOption, Output, QuietOption, SeedOption, check_writable
+
+if TYPE_CHECKING:
+    from sbi_physics.core.voxels import VoxelGeometry
+    from sbi_physics.store.simulations import Simulations
+    from sbi_physics.surrogate.surrogate import Surrogate
+
+__all__ = ["app"]
+
+
+class Calorimeter(StrEnum):
+    """Geometries of showers."""
+
+    PHOTONS = "photons"
+    PIONS = "pions"
+
+
+class Format(StrEnum):
+    """Files of events."""
+
+    SIMULATIONS = "simulations"
+    CALOCHALLENGE = "calochallenge"
+
+
+app = typer.Typer(help="Surrogates of simulators.", no_args_is_help=True)
+
+ModelArgument = Annotated[Path, typer.Argument(help="A surrogate file.")]
+
+
+@app.command("fit")
+def fit(
+    simulations: Annotated[Path, typer.Argument(help="An HDF5 file of simulations, or of CaloChallenge showers.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Surrogate file to write (safetensors).")],
+    model: Annotated[
+        str, typer.Option(help="flow, diffusion, vae, autoregressive, mixture, kernel, or the name of a flow.")
+    ] = "flow",
+    calorimeter: Annotated[
+        Calorimeter | None, typer.Option(help="Learn layers first, then voxels, in this geometry.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Smallest energy of a voxel, with --calorimeter.")] = 1.0,
+    ensemble: Annotated[int, typer.Option(help="Flows whose mixture is the density.")] = 1,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data at most.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Budget for training each stage.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File from which an interrupted training goes on.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a surrogate on a file of simulations."""
+    import sbi_physics as sp
+    from sbi_physics.surrogate.showers import Showers
+    from sbi_physics.train.config import TrainConfig
+
+    output = Output(json, quiet)
+    check_writable(out)
+    geometry = _geometry(calorimeter)
+    store = _events(simulations, None if geometry is None else geometry.size)
+    given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "max_seconds": max_seconds}.items() if v is not None}
+    surrogate = sp.Surrogate(
+        model,
+        preprocessing=None if geometry is None else Showers(geometry, threshold=threshold),
+        ensemble=ensemble,
+        device=device,
+        config=TrainConfig(**given) if given else None,
+    ).fit(store, seed=seed, checkpoint=None if checkpoint is None else str(checkpoint), progress=output.progress)
+    surrogate.save(out)
+    found = surrogate.provenance
+    epochs_done = [len(stage["train_loss"]) for stage in found["training"]]
+    output.result(
+        f"{out}: {surrogate.model} trained on {found['simulations']} simulations in {found['seconds']:.1f} s, "
+        f"{' + '.join(map(str, epochs_done))} epochs",
+        path=str(out),
+        model=surrogate.model,
+        simulations=found["simulations"],
+        seconds=found["seconds"],
+        epochs=epochs_done,
+    )
+
+
+@app.command("sample")
+def sample(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="HDF5 file to write.")],
+    n: Annotated[int, typer.Option("-n", help="Number of events.")] = 10_000,
+    like: Annotated[
+        Path | None, typer.Option(help="Take the parameters of the first n events of this file; else the prior.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="Of the file.")] = Format.SIMULATIONS,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Generate events into a file.  Run the same command again to go on after an interruption."""
+    import sbi_physics as sp
+    from sbi_physics.store.calochallenge import write_showers
+
+    output = Output(json, quiet)
+    surrogate = _surrogate(model, device)
+    theta = None
+    if like is not None:
+        theta = _events(like, None).theta[:n]
+        if len(theta) < n:
+            raise sp.UsageError(f"{like}: expected at least n = {n} events, got {len(theta)}")
+    native = out if form is Format.SIMULATIONS else out.with_name(f"{out.name}.events")
+    made = sp.simulate(surrogate, n, out=native, theta=theta, seed=seed, workers=1, progress=output.progress)
+    if form is Format.CALOCHALLENGE:
+        write_showers(out, made.theta, made.x)
+        native.unlink()
+    output.result(f"{out}: {n} events", path=str(out), events=n)
+
+
+def _geometry(calorimeter: Calorimeter | None) -> "VoxelGeometry | None":
+    from sbi_physics.core.voxels import DATASET_1_PHOTONS, DATASET_1_PIONS
+
+    known = {None: None, Calorimeter.PHOTONS: DATASET_1_PHOTONS, Calorimeter.PIONS: DATASET_1_PIONS}
+    return known[calorimeter]
+
+
+def _events(path: Path, voxels: int | None) -> "Simulations":
+    """Simulations of a file of either format."""
+    import sbi_physics as sp
+    from sbi_physics.store.calochallenge import holds_showers, read_simulations
+
+    return read_simulations(path, voxels=voxels) if holds_showers(path) else sp.Simulations.open(path)
+
+
+def _surrogate(path: Path, device: str) -> "Surrogate":
+    import sbi_physics as sp
+
+    loaded = sp.load(path, device=device)
+    if not isinstance(loaded, sp.Surrogate):
+        raise sp.UsageError(f"{path}: expected a surrogate, got a posterior")
+    return loaded

@@ -1,0 +1,83 @@
+"""Surrogates on the command line: fit, sample, files of showers."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import sbi_physics as sp
+from sbi_physics.store.calochallenge import read_showers, write_showers
+
+FIT = ["--model", "mixture", "--epochs", 1]
+
+
+def test_from_simulations_to_more_of_them(folder, result, tmp_path):
+    model, out = tmp_path / "s.st", tmp_path / "more.h5"
+    fitted = result("surrogate", "fit", folder / "moons.h5", "-o", model, *FIT)
+    assert set(fitted) == {"path", "model", "simulations", "seconds", "epochs"}
+    assert (fitted["model"], fitted["simulations"], fitted["epochs"]) == ("mixture", 400, [1])
+    assert result("surrogate", "sample", model, "-o", out, "-n", 300) == {"path": str(out), "events": 300}
+    made = sp.Simulations.open(out)
+    assert made.counts()["ok"] == 300
+    assert made.parameters.names == sp.Simulations.open(folder / "moons.h5").parameters.names
+    result("surrogate", "sample", model, "-o", tmp_path / "same.h5", "-n", 50, "--like", folder / "moons.h5")
+    theta = sp.Simulations.open(tmp_path / "same.h5").theta
+    assert torch.equal(theta, sp.Simulations.open(folder / "moons.h5").theta[:50])
+
+
+def test_from_showers_to_showers(result, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    energies = 1000 * torch.exp(3 * torch.rand(300, 1, generator=generator))
+    voxels = energies / 368 * torch.rand(300, 368, generator=generator)
+    write_showers(tmp_path / "s.hdf5", energies, torch.where(voxels < 1, 0.0, voxels))
+    fit = ["surrogate", "fit", tmp_path / "s.hdf5", "-o", tmp_path / "s.st", "--calorimeter", "photons"]
+    assert result(*fit, "--model", "vae", "--epochs", 1)["epochs"] == [1, 1]
+    out = tmp_path / "made.hdf5"
+    made = ["surrogate", "sample", tmp_path / "s.st", "-o", out, "-n", 40, "--like", tmp_path / "s.hdf5"]
+    result(*made, "--format", "calochallenge")
+    again, showers = read_showers(out, voxels=368)
+    assert torch.equal(again, energies[:40])
+    assert bool(((showers == 0) | (showers >= 1)).all())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.hdf5", "s.hdf5", "s.st"]
+
+
+def spoiled(folder, name, change):
+    path = folder / name
+    with h5py.File(path, "w") as file:
+        file["incident_energies"] = np.full((20, 1), 1000.0)
+        file["showers"] = np.ones((20, 368))
+        change(file)
+    return path
+
+
+def remove(file):
+    del file["showers"]
+
+
+def negative(file):
+    file["showers"][7, 3] = -1.0
+
+
+def narrow(file):
+    del file["showers"]
+    file["showers"] = np.ones((20, 300))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(remove, "showers"), (negative, "row 7"), (narrow, "368")], ids=["key", "negative", "voxels"]
+)
+def test_damaged_showers_give_one_clear_line(change, words, program, tmp_path):
+    path = spoiled(tmp_path, "bad.hdf5", change)
+    status, _, err = program("surrogate", "fit", path, "-o", tmp_path / "s.st", "--calorimeter", "photons")
+    assert status == 2
+    (line,) = err.strip().splitlines()
+    assert "bad.hdf5" in line
+    assert words in line
+
+
+def test_a_posterior_is_no_surrogate_nor_the_other_way_round(folder, program, result, tmp_path):
+    result("surrogate", "fit", folder / "moons.h5", "-o", tmp_path / "s.st", *FIT)
+    status, _, err = program("surrogate", "sample", folder / "moons.st", "-o", tmp_path / "d.h5")
+    assert (status, "expected a surrogate, got a posterior" in err) == (2, True)
+    status, _, err = program("posterior", "sample", tmp_path / "s.st", "-x", folder / "x.npy", "-o", tmp_path / "d.h5")
+    assert (status, "expected a posterior, got a surrogate" in err) == (2, True)
