@@ -106,7 +106,7 @@ class KernelDensity(ConditionalDensity):
         Raises:
             ShapeError, NonFiniteError: events, contexts or weights have another shape, or hold NaN or infinity.
             SupportError: an event lies outside the support.
-            UsageError: a weight is negative, or all are zero.
+            UsageError: a weight is negative, fewer than two are above zero, or the embedding is to be trained.
         """
         like = self.event_scaling.mean
         rows = batch_of(as_tensor(events, "events", dtype=like.dtype), self.event_shape, "events", minimum=2)
@@ -129,6 +129,8 @@ class KernelDensity(ConditionalDensity):
     @torch.no_grad()
     def fit_encoded(self, encoded: Tensor, contexts: Tensor | None = None, weights: Any = None) -> Self:
         """As `fit`, for encoded events and *scaled* contexts of a density whose scalings are fitted."""
+        if any(parameter.requires_grad for parameter in self.embedding.parameters()):
+            raise UsageError("embedding: a kernel density estimate trains none; expected 'flat', or a frozen network")
         mass = _checked_weights(weights, len(encoded), encoded.device)
         z = encoded.double()
         summary = self._embedded(contexts)

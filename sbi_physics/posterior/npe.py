@@ -64,8 +64,9 @@ class NPE:
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
         model: a flow, ``"nsf"``, ``"maf"``, ``"maf-spline"`` or ``"nsf-box"`` (where all bounds are finite); another
-            model, ``"mixture"``, ``"flow-matching"`` or ``"score"`` (`models.build`); or an `nflows.flows.Flow` over P
-            features whose context is what the embedding gives; `fit` trains a copy of it.
+            model, ``"mixture"``, ``"made"``, ``"recurrent"``, ``"flow-matching"``, ``"score"`` or ``"kernel"``
+            (`models.build`); or an `nflows.flows.Flow` over P features whose context is what the embedding gives;
+            `fit` trains a copy of it.
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
             ``(n, *x_shape)`` to ``(n, C)``; None takes ``"residual"`` for flows; ``"flat"`` is without any.
@@ -78,7 +79,8 @@ class NPE:
             out better (`posterior.augmentation`); ``"auto"`` tries it with up to 20,000 simulations of up to 20
             observables that are plain numbers.
         **options: of the named flow (`models.flows.build`): transforms, hidden_features, blocks, bins, tail_bound; of
-            ``"mixture"``: components, hidden_features, blocks; of the others: hidden_features, blocks, steps.
+            ``"mixture"``, ``"made"`` and ``"recurrent"``: components, hidden_features, blocks; of ``"kernel"``:
+            bandwidth; of the others: hidden_features, blocks, steps.
             The circular dimensions of ``"nsf-box"`` are the periodic parameters, unless stated.
     """
 

@@ -100,7 +100,7 @@ def test_probes_estimate_the_contractive_penalty():
 def test_noise_adds_what_the_net_lets_through():
     model, quiet, x = linear(noise=0.5), linear(), events(1).expand(40_000, 3)
     whole = model.decoder[0].weight @ model.encoder[0].weight
-    expected = 0.25 * whole.square().sum() / 3
+    expected = 0.25 * whole.detach().square().sum() / 3
     each = (model.loss(x) - quiet.loss(x)).detach()
     assert abs(float(each.mean() - expected)) < 5 * float(each.std()) / len(x) ** 0.5
     # In evaluation the same each time; in training anew.

@@ -166,7 +166,7 @@ def test_two_modes_and_a_context():
 
 
 def test_a_recurrent_network_follows_a_sequence():
-    """A random walk with reflection of its steps, longer than the masked network is wide."""
+    """Each number is a sine of the one before and noise: one rule for all of them."""
     source = torch.Generator().manual_seed(0)
     x = torch.randn(2000, 1, generator=source)
     steps = [x]

@@ -165,6 +165,16 @@ def test_it_is_a_posterior_by_name(tmp_path):
     assert bool(((draws.std(0) > 0.2**0.5) & (draws.std(0) < 1.15 * 0.2**0.5)).all())
 
 
+def test_an_embedding_must_be_frozen():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1))
+    density = KernelDensity((2,), (2, 2), context_features=1, embedding=network)
+    events, contexts = torch.rand(50, 2), torch.rand(50, 2, 2)
+    with pytest.raises(UsageError, match="embedding: a kernel density estimate trains none"):
+        density.fit(events, contexts)
+    network.requires_grad_(False)
+    assert density.fit(events, contexts).sample(3, contexts[:2], seed=0).shape == (3, 2, 2)
+
+
 def test_wrong_input_is_named():
     events = torch.rand(10, 2)
     density, conditional = KernelDensity((2,)), KernelDensity((2,), (1,))

@@ -72,6 +72,8 @@ OTHERS = {
     "mixture": {"components": 2, "hidden_features": 8, "blocks": 1},
     "flow-matching": {"hidden_features": 8, "blocks": 1, "steps": 4},
     "score": {"hidden_features": 8, "blocks": 1, "steps": 4},
+    "made": {"components": 2, "hidden_features": 8, "blocks": 1},
+    "recurrent": {"components": 2, "hidden_features": 8, "blocks": 1, "network": "lstm"},
 }
 
 
