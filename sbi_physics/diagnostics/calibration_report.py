@@ -15,6 +15,8 @@ from sbi_physics.diagnostics.uniformity import LEVELS, checked_level, checked_le
 
 __all__ = ["CalibrationReport", "calibrate"]
 
+_DENSITY_DRAWS = 64
+
 
 @dataclass(frozen=True)
 class CalibrationReport:
@@ -88,7 +90,8 @@ def calibrate(
         theta: ``(N, P)`` drawn from the prior.
         x: ``(N, *x_shape)`` simulated from theta, or a dictionary of such.
         draws: posterior draws for each pair.
-        highest_density: whether to check the regions of highest density; None does where the posterior has `log_prob`.
+        highest_density: whether to check the regions of highest density, by the densities of up to 64 draws, which
+            cost some models far more than the draws; None does where the posterior has `log_prob`.
         levels: credibility levels in (0, 1).
         seed: of everything random.
         level: the probability that a calibrated posterior flunks, over all checks together.
@@ -114,6 +117,7 @@ def calibrate(
         x,
         draws=draws,
         log_prob=evaluate,
+        density_draws=_DENSITY_DRAWS,
         seed=seed,
         chunk=chunk,
         failed=failed,

@@ -26,7 +26,7 @@ class PosteriorDraws:
         theta: ``(N, P)`` true parameters.
         samples: ``(N, L, P)`` draws, on the CPU.
         names: P names; None where the posterior gives none.
-        log_prob_samples: ``(N, L)`` log-densities of the draws in nats; None where they were not asked for.
+        log_prob_samples: ``(N, K)`` log-densities in nats of the first K draws; None where they were not asked for.
         log_prob_theta: ``(N,)`` log-densities of the true parameters, or None.
         failed: simulations that were left out.
     """
@@ -46,6 +46,7 @@ def posterior_draws(
     *,
     draws: int = 256,
     log_prob: bool = False,
+    density_draws: int | None = None,
     seed: int = 0,
     chunk: int | None = None,
     failed: Failed = "refuse",
@@ -60,6 +61,7 @@ def posterior_draws(
         x: ``(N, *x_shape)`` simulated from theta, or a dictionary of such.
         draws: posterior draws for each pair, L.
         log_prob: whether to evaluate the density too: ``posterior.log_prob(theta, x_obs)``.
+        density_draws: of how many draws, K; None evaluates all.
         seed: of the draws.
         chunk: observations that are sampled together; None takes as many as make a million numbers.
         failed: ``"refuse"`` raises where a simulation failed, ``"drop"`` leaves it out.
@@ -75,6 +77,7 @@ def posterior_draws(
     if truth.ndim != 2:
         raise ShapeError(f"theta: expected shape (N, P), got {tuple(truth.shape)}")
     positive_integer(draws, "draws")
+    evaluated = draws if density_draws is None else min(draws, positive_integer(density_draws, "density_draws"))
     size = _chunk(truth, rows, draws) if chunk is None else positive_integer(chunk, "chunk")
     parts: list[PosteriorDraws] = []
     with progress_bar(len(truth), "posterior draws", enabled=progress) as advance:
@@ -82,7 +85,7 @@ def posterior_draws(
             block = slice(start, start + size)
             observed, at = select_rows(rows, block), truth[block]
             part = _sampled(posterior, at, observed, draws, derive(seed, "block", i))
-            parts.append(_evaluated(posterior, part, observed) if log_prob else part)
+            parts.append(_evaluated(posterior, part, observed, evaluated) if log_prob else part)
             advance(len(at))
     return PosteriorDraws(
         truth,
@@ -116,10 +119,11 @@ def _sampled(posterior: Any, theta: Tensor, x: Rows, draws: int, seed: int) -> P
     return PosteriorDraws(theta, values, names)
 
 
-def _evaluated(posterior: Any, part: PosteriorDraws, x: Rows) -> PosteriorDraws:
-    """Add the log-densities: theta ``(*, B, P)`` against B observations gives ``(*, B)``."""
-    inside = as_tensor(posterior.log_prob(part.samples.movedim(0, 1), x), "posterior log_prob", dtype=torch.float64)
+def _evaluated(posterior: Any, part: PosteriorDraws, x: Rows, draws: int) -> PosteriorDraws:
+    """Add the log-densities of some draws: theta ``(*, B, P)`` against B observations gives ``(*, B)``."""
+    some = part.samples[:, :draws].movedim(0, 1)
+    inside = as_tensor(posterior.log_prob(some, x), "posterior log_prob", dtype=torch.float64)
     truth = as_tensor(posterior.log_prob(part.theta, x), "posterior log_prob", dtype=torch.float64)
-    rows, draws = part.samples.shape[:2]
+    rows = len(part.samples)
     batch_of(inside, (rows,), "posterior log_prob", minimum=draws)
     return replace(part, log_prob_samples=inside.cpu().T, log_prob_theta=truth.cpu().reshape(rows))
