@@ -106,7 +106,7 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
             contexts: *scaled* contexts ``(n, *context_shape)``.
         """
         with torch.no_grad():
-            generated = self.generate(self._noise(len(encoded)), self._embedded(contexts))
+            generated = self.imitate(encoded, contexts)
         summary = None if contexts is None else self.critic_embedding(contexts)
         twice = None if summary is None else torch.cat([summary, summary])
         real, other = self.critic(torch.cat([encoded, generated]), twice).chunk(2)
@@ -117,9 +117,13 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
 
     def generator_loss(self, weights: Tensor, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
         """What the generator minimises, a scalar; of the real events only the contexts and weights count."""
-        generated = self.generate(self._noise(len(encoded)), self._embedded(contexts))
+        generated = self.imitate(encoded, contexts)
         summary = None if contexts is None else self.critic_embedding(contexts)
         return generator_loss(self.game, self.critic(generated, summary), self._shares(weights))
+
+    def imitate(self, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
+        """As many encoded events as are given, with their *scaled* contexts, from the current random stream."""
+        return self.generate(self._noise(len(encoded)), self._embedded(contexts))
 
     def _noise(self, n: int) -> Tensor:
         return torch.randn(n, self.noise_features, device=self.device, dtype=self.event_scaling.mean.dtype)
