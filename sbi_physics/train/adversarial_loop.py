@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sbi_physics.core.errors import TrainingError
+from sbi_physics.core.errors import TrainingError, UsageError
 from sbi_physics.core.progress import Advance, progress_bar
 from sbi_physics.core.random import derive, seeded
 from sbi_physics.train.adversarial_config import AdversarialConfig, AdversarialRecord
@@ -76,6 +76,8 @@ class _Side:
     def __init__(self, module: nn.Module, rate: float, config: AdversarialConfig) -> None:
         self.rate, self.clip_norm = rate, config.clip_norm
         self.trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not self.trained:
+            raise UsageError("model: expected parameters to train on both sides, got none on one")
         self.parameters = FlatParameters.of(module)
         self.optimizers = [o for flat in self.parameters for o in make_optimizers("adamw", flat, rate, 0.0)]
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
@@ -125,6 +127,7 @@ def play(
     """Train both sides in place; the model is left with the best weights found, in evaluation mode.
 
     Raises:
+        UsageError: one of the sides has nothing to train.
         TrainingError: a loss, its gradient or the distance is not finite.
         StoreError: the checkpoint is damaged, or belongs to another run.
     """
