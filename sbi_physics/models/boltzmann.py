@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sbi_physics.core.checks import finite, known_keys, positive_integer
+from sbi_physics.core.checks import known_keys, positive_integer
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import seeded
 
@@ -203,7 +203,14 @@ class RestrictedBoltzmannMachine(nn.Module):
     def _validation_loss(self, v: Tensor) -> Tensor:
         if min(self.visible, self.hidden) <= _QUICKLY_SUMMED:
             return self.free_energy(v) + self.log_partition().value
-        finite(v, "v")
+        return self.pseudo_likelihood_loss(v)
+
+    def pseudo_likelihood_loss(self, v: Tensor) -> Tensor:
+        """Minus the sum over all units of ln p(unit | all others) in nats ``(n,)`` (Besag 1975, doi:10.2307/2987782).
+
+        Args:
+            v: visible states ``(n, V)``.
+        """
         energy, total = self.free_energy(v), torch.zeros_like(v[:, 0])
         for i in range(self.visible):
             flipped = v.clone()
