@@ -70,7 +70,11 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         if self.conditional:
             width = self.context_shape.numel() if context_features is None else context_features
         self.network = ResidualNetwork(
-            self.noise_features, dims, hidden_features=hidden_features, blocks=blocks, condition_features=width
+            self.noise_features + (width or 0),
+            dims,
+            hidden_features=hidden_features,
+            blocks=blocks,
+            condition_features=width,
         )
         self.projection = nn.Linear(self.noise_features, dims, bias=False)
         nn.init.eye_(self.projection.weight)
@@ -95,7 +99,11 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         """
         if noise.shape[-1:] != (self.noise_features,):
             raise ShapeError(f"noise: expected shape (n, {self.noise_features}), got {tuple(noise.shape)}")
-        return self.projection(noise) + self.network(noise, summary)
+        if summary is None:
+            return self.projection(noise) + self.network(noise)
+        # Among the inputs, too: what scales and shifts hidden units starts at zero and is slow to move.
+        inputs = torch.cat([noise, summary.expand(len(noise), summary.shape[-1])], -1)
+        return self.projection(noise) + self.network(inputs, summary)
 
     def critic_loss(self, weights: Tensor, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
         """What the critic minimises, a scalar; noise comes from the current random stream.

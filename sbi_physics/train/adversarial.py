@@ -17,6 +17,7 @@ from sbi_physics.train.split import Split, split_events
 __all__ = ["held_out", "train_adversarial", "with_contexts"]
 
 _DRAWS = 8
+_MOST_COMPARED = 3000
 _FEWEST_HELD_OUT = 32
 
 
@@ -97,12 +98,14 @@ def _fidelity(model: GenerativeAdversarialNetwork, tensors: list[Tensor], weight
     encoded, contexts = tensors[0], tensors[1] if model.conditional else None
     draws = torch.stack([model.imitate(encoded, contexts) for _ in range(_DRAWS)])
     real, generated = with_contexts(encoded, contexts), with_contexts(draws[0], contexts)
+    # More generated events than real ones: their noise would hide which of two epochs is the better one.
+    several = [with_contexts(draw, contexts) for draw in draws[: max(1, _MOST_COMPARED // len(real))]]
     # An event that is generated for the context of a real one is near to it for that alone: two halves share none.
     half = len(real) // 2 if model.conditional else len(real)
     other = generated[half:] if model.conditional else generated
-    generated_weights = weights if model.conditional else None
+    generated_weights = weights.repeat(len(several)) if weights is not None and model.conditional else None
     return Fidelity(
-        kernel_distance(real, generated, weights, generated_weights),
+        kernel_distance(real, torch.cat(several), weights, generated_weights),
         neighbour_coverage(real[:half], other, weights=None if weights is None else weights[:half]),
         float(spread_ratio(encoded, draws, weights).min()),
     )
