@@ -120,13 +120,19 @@ class CycleGAN(nn.Module):
 
     @torch.no_grad()
     def translate(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Turn events ``(n, D)`` of the fast simulation into events of the full one, given contexts of the shape
-        ``(n, *context_shape)``, or one for all.
+        """Turn events of the fast simulation into events of the full one.
+
+        Args:
+            x: ``(n, D)``.
+            context: ``(n, *context_shape)``, or one context for all; None for an unconditional model.
+
+        Returns:
+            ``(n, D)``, inside the support.
 
         Raises:
             ShapeError: the shapes do not fit.
             NonFiniteError: x or the context holds NaN or infinity.
-        """  # noqa: D205
+        """
         return self._translate(self.forth, x, context)
 
     @torch.no_grad()
