@@ -17,7 +17,7 @@ from sbi_physics.train.split import Split, split_events
 __all__ = ["held_out", "train_adversarial", "with_contexts"]
 
 _DRAWS = 8
-_MOST_COMPARED = 3000
+_MOST_COMPARED = 1600
 _FEWEST_HELD_OUT = 32
 
 

@@ -13,7 +13,7 @@ def normal(n, seed, dims=2):
 
 def test_the_distance_is_zero_for_equal_sets_and_small_for_equal_distributions():
     n = 1000
-    real, other = normal(n, 0), normal(n, 1)
+    real, other = normal(n, 0).double(), normal(n, 1).double()
     assert kernel_distance(real, real) == pytest.approx(0.0, abs=1e-12)
     same, shifted = kernel_distance(real, other), kernel_distance(real, other + 0.3)
     # E MMD^2 = (1/n + 1/m)(4 - E k) for four kernels of height one.

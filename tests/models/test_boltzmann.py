@@ -177,8 +177,8 @@ def test_trained_on_the_ising_model_it_has_the_exact_moments(temperature):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         machine = RestrictedBoltzmannMachine(16, 32, steps=3, biases=False)
-    settings = {"learning_rate": 1e-2, "weight_decay": 0.0, "schedule": "cosine", "ema": 0.995, "patience": 60}
-    config = TrainConfig(epochs=60, batch_size=128, optimizer="adamw", **settings)
+    settings = {"learning_rate": 1e-2, "weight_decay": 0.0, "schedule": "cosine", "ema": 0.995, "patience": 45}
+    config = TrainConfig(epochs=45, batch_size=128, optimizer="adamw", **settings)
     train_boltzmann(machine, x, chains=512, config=config, progress=False)
     draws = machine.sample(n, steps=300, seed=3).double()
     for values, exact in ((spin_energy(draws), energies), (spin_magnetisation(draws).abs(), sizes)):
