@@ -40,7 +40,7 @@ def fit(
     simulations: Annotated[Path, typer.Argument(help="An HDF5 file of simulations, or of CaloChallenge showers.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Surrogate file to write (safetensors).")],
     model: Annotated[
-        str, typer.Option(help="flow, diffusion, vae, autoregressive, mixture, kernel, or the name of a flow.")
+        str, typer.Option(help="flow, diffusion, vae, gan, autoregressive, energy, mixture, kernel, or a flow's name.")
     ] = "flow",
     calorimeter: Annotated[
         Calorimeter | None, typer.Option(help="Learn layers first, then voxels, in this geometry.")
@@ -58,7 +58,6 @@ def fit(
     """Train a surrogate on a file of simulations."""
     import sbi_physics as sp
     from sbi_physics.surrogate.showers import Showers
-    from sbi_physics.train.config import TrainConfig
 
     output = Output(json, quiet)
     check_writable(out)
@@ -70,11 +69,11 @@ def fit(
         preprocessing=None if geometry is None else Showers(geometry, threshold=threshold),
         ensemble=ensemble,
         device=device,
-        config=TrainConfig(**given) if given else None,
+        config=given,
     ).fit(store, seed=seed, checkpoint=None if checkpoint is None else str(checkpoint), progress=output.progress)
     surrogate.save(out)
     found = surrogate.provenance
-    epochs_done = [len(stage["train_loss"]) for stage in found["training"]]
+    epochs_done = [len(stage.get("train_loss", stage.get("critic_loss", ()))) for stage in found["training"]]
     output.result(
         f"{out}: {surrogate.model} trained on {found['simulations']} simulations in {found['seconds']:.1f} s, "
         f"{' + '.join(map(str, epochs_done))} epochs",

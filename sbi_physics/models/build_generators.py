@@ -1,10 +1,14 @@
 """Build a generator by name: models that draw events given a context, whether or not they can evaluate them.
 
-=======  =============================================  ==============================================================
-name     what it is                                     strong at
-=======  =============================================  ==============================================================
-``vae``  a variational autoencoder (`models.vae`)       many dimensions that follow from a few; draws in one pass
-=======  =============================================  ==============================================================
+==========  ==========================================  ==============================================================
+name        what it is                                  strong at
+==========  ==========================================  ==============================================================
+``vae``     a variational autoencoder (`models.vae`)    many dimensions that follow from a few; draws in one pass
+``gan``     a network trained against a critic          the same, and sharp; may lose modes, which training watches
+            (`models.gan`)
+``energy``  an energy that draws descend                constraints that are easy to check and hard to sample; draws
+            (`models.energy`)                           take hundreds of steps
+==========  ==========================================  ==============================================================
 
 Densities, which draw too, are built by `models.build`.
 """
@@ -17,6 +21,8 @@ from torch import Tensor, nn
 
 from sbi_physics.core.checks import known_keys
 from sbi_physics.models.build import context_width
+from sbi_physics.models.energy import EnergyModel
+from sbi_physics.models.gan import GenerativeAdversarialNetwork
 from sbi_physics.models.generator import ConditionalGenerator
 from sbi_physics.models.vae.model import VariationalAutoencoder
 
@@ -30,7 +36,7 @@ class GeneratorKind:
     Attributes:
         make: called with event and context shape, and by name with context_features, bounds, embedding and the options.
         options: their names.
-        training: settings of the training loop that differ from its defaults.
+        training: settings in which its training differs from the defaults of the loop that trains it.
     """
 
     make: Callable[..., ConditionalGenerator]
@@ -49,8 +55,12 @@ _VAE_OPTIONS = (
     "hidden_features",
     "blocks",
 )
+_GAN_OPTIONS = ("loss", "noise_features", "hidden_features", "blocks", "spectral", "penalty")
+_ENERGY_OPTIONS = ("hidden_features", "blocks", "steps", "training_steps", "step_size", "adjusted", "regulariser")
 GENERATORS: dict[str, GeneratorKind] = {
     "vae": GeneratorKind(VariationalAutoencoder, _VAE_OPTIONS, {"epochs": 60}),
+    "gan": GeneratorKind(GenerativeAdversarialNetwork, _GAN_OPTIONS, {}),
+    "energy": GeneratorKind(EnergyModel, _ENERGY_OPTIONS, {}),
 }
 
 

@@ -1,31 +1,40 @@
 """Train the models of a surrogate, stage by stage, each in the way that suits its kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
+from sbi_physics.core.checks import known_keys
 from sbi_physics.core.random import derive, seeded
 from sbi_physics.models.build import training_settings
 from sbi_physics.models.build_generators import GENERATORS
 from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.energy import EnergyModel
+from sbi_physics.models.gan import GenerativeAdversarialNetwork
 from sbi_physics.models.generator import ConditionalGenerator
 from sbi_physics.surrogate.build import SurrogateArchitecture, build_model
 from sbi_physics.surrogate.chain import ModelChain
 from sbi_physics.surrogate.preprocessing import Preprocessing
+from sbi_physics.train.adversarial import train_adversarial
+from sbi_physics.train.adversarial_config import AdversarialConfig
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.density import train_density
+from sbi_physics.train.energy import ENERGY_SETTINGS, train_energy
 from sbi_physics.train.loop import train
 
 __all__ = ["Training", "fit_chain"]
+
+Settings = TypeVar("Settings", TrainConfig, AdversarialConfig)
 
 
 class Training:
     """How the stages are trained.
 
     Args:
-        config: settings of the loop; None takes those that suit each model.
+        config: settings in which the training is to differ from what suits each model.
         seed: of weights, splits, shuffles and noise.
         checkpoint: a file from which an interrupted training goes on exactly; a later stage has one of its own.
         progress: whether to show a progress bar.
@@ -36,7 +45,7 @@ class Training:
     def __init__(
         self,
         *,
-        config: TrainConfig | None,
+        config: Mapping[str, Any],
         seed: int,
         checkpoint: str | None,
         progress: bool,
@@ -100,9 +109,23 @@ def _train(
         "progress": how.progress,
         "description": "training the surrogate" + (f", part {stage + 1} of {stages}" if stages > 1 else ""),
     }
-    special = GENERATORS[name].training if name in GENERATORS else training_settings(name)
-    config = how.config or TrainConfig(**special)
+    if isinstance(model, GenerativeAdversarialNetwork):
+        return train_adversarial(model, data, config=_settings(AdversarialConfig(), how.config), **settings).to_dict()
+    if isinstance(model, EnergyModel):
+        return train_energy(model, data, config=_settings(ENERGY_SETTINGS, how.config), **settings).to_dict()
+    own = GENERATORS[name].training if name in GENERATORS else training_settings(name)
+    config = _settings(TrainConfig(**own), how.config)
     if isinstance(model, ConditionalDensity):
         return train_density(model, data, config=config, **settings).to_dict()
     loss = cast(Callable[..., Tensor], model.loss)
     return train(model, loss, data, config=config, **settings).to_dict()
+
+
+def _settings(own: Settings, chosen: Mapping[str, Any]) -> Settings:
+    """The settings that suit a model, with those that the user has chosen.
+
+    Raises:
+        UsageError: there is no such setting.
+    """
+    known_keys(list(chosen), [field.name for field in fields(own)], "setting of the training")
+    return replace(own, **chosen)

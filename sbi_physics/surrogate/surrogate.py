@@ -9,6 +9,7 @@ A trained surrogate is itself a simulator: all that takes one takes it.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +29,6 @@ from sbi_physics.surrogate.build import SurrogateArchitecture, model_name
 from sbi_physics.surrogate.chain import ModelChain
 from sbi_physics.surrogate.fitting import Training, fit_chain
 from sbi_physics.surrogate.preprocessing import Plain, Preprocessing
-from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.pairs import training_pairs
 
 __all__ = ["Surrogate"]
@@ -41,13 +41,15 @@ class Surrogate:
 
     Args:
         model: ``"flow"`` (a coupling spline flow; or the name of any flow, see `models.flows.build`),
-            ``"diffusion"``, ``"vae"``, ``"autoregressive"``, ``"mixture"``, ``"kernel"``: see `models.build` and
-            `models.build_generators`.
+            ``"diffusion"``, ``"vae"``, ``"gan"``, ``"autoregressive"``, ``"energy"``, ``"mixture"``, ``"kernel"``: see
+            `models.build` and `models.build_generators`.
         prior: `Parameters` of theta; None takes those of the simulations, or for arrays the box that they fill.
         preprocessing: how outputs become events; None takes each number by its kind (`models.columns`).
         ensemble: k flows whose mixture is the density.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        config: settings of the training loop; None takes those that suit the model.
+        config: settings of the training in which it is to differ from what suits the model, as
+            ``{"epochs": 100, "max_seconds": 600}``: of `train.config.TrainConfig`, or for a GAN of
+            `train.adversarial_config.AdversarialConfig`.
         engine: how flows are run, see `models.flows.engines`.
         **options: of the model.
 
@@ -66,7 +68,7 @@ class Surrogate:
         preprocessing: Preprocessing | None = None,
         ensemble: int = 1,
         device: str | torch.device = "auto",
-        config: TrainConfig | None = None,
+        config: Mapping[str, Any] | None = None,
         engine: str = "auto",
         **options: Any,
     ) -> None:
@@ -77,7 +79,7 @@ class Surrogate:
         self._prior = None if prior is None else Parameters.from_prior(prior)
         self.preprocessing = preprocessing
         self.device = resolve_device(device)
-        self.config, self.engine = config, check_engine(engine)
+        self.config, self.engine = dict(config or {}), check_engine(engine)
         self._trained: tuple[Parameters, SurrogateArchitecture, ModelChain, dict[str, Any]] | None = None
 
     @classmethod

@@ -5,13 +5,13 @@ import torch
 import torch.distributions as td
 
 import sbi_physics as sp
-from sbi_physics.train.config import TrainConfig
 
 N = 4000
 SMALL = {
-    "flow": {"transforms": 2, "hidden_features": 32, "config": TrainConfig(epochs=12)},
-    "vae": {"latent": (2,), "hidden_features": 48, "config": TrainConfig(epochs=25)},
-    "autoregressive": {"config": TrainConfig(epochs=12)},
+    "flow": {"transforms": 2, "hidden_features": 32, "config": {"epochs": 12}},
+    "vae": {"latent": (2,), "hidden_features": 48, "config": {"epochs": 25}},
+    "gan": {"hidden_features": 48, "config": {"epochs": 80}},
+    "autoregressive": {"config": {"epochs": 12}},
     "kernel": {},
 }
 
@@ -86,7 +86,7 @@ def test_it_is_a_simulator(surrogate, tmp_path):
 
 def test_arrays_are_enough_and_their_box_is_the_prior(store):
     theta, x = store.training_set()
-    surrogate = sp.Surrogate("mixture", config=TrainConfig(epochs=1)).fit(theta, x, progress=False)
+    surrogate = sp.Surrogate("mixture", config={"epochs": 1}).fit(theta, x, progress=False)
     assert surrogate.parameters.names == ("theta_0",)
     with pytest.raises(sp.SupportError, match="theta"):
         surrogate.sample(torch.tensor([[9.0]]))
@@ -97,6 +97,8 @@ def test_wrong_use_is_named(store):
         sp.Surrogate("nonsense")
     with pytest.raises(sp.UsageError, match="not trained"):
         sp.Surrogate().sample(torch.ones(1, 1))
+    with pytest.raises(sp.UsageError, match="setting of the training"):
+        sp.Surrogate("gan", config={"epoch": 2}).fit(store, progress=False)
     with pytest.raises(sp.UsageError, match="ensemble: only flows"):
         sp.Surrogate("vae", ensemble=2)
     theta, x = store.training_set()
