@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sbi_physics.core.errors import UsageError
 
-__all__ = ["TrainConfig", "TrainingRecord"]
+__all__ = ["RULES", "TrainConfig", "TrainingRecord", "check_settings", "round_log2"]
 
 _OPTIMIZERS = ("muon", "adamw")
 _PRECISIONS = ("32-true", "bf16-mixed")
@@ -23,7 +23,8 @@ def _real(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, Real) and not isinstance(value, bool) and good(value)
 
 
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+# What each setting takes: whether a value is good, and what was expected in words.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (_whole, "an integer of at least 1"),
     "batch_size": (lambda v: v is None or _whole(v), "an integer of at least 1, or None"),
     "optimizer": (lambda v: v in _OPTIMIZERS, "'muon' or 'adamw'"),
@@ -84,18 +85,27 @@ class TrainConfig:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, (good, wanted) in _RULES.items():
-            value = getattr(self, name)
-            if not good(value):
-                raise UsageError(f"{name}: expected {wanted}, got {value!r}")
-            # Plain numbers: those of numpy do not go into the JSON of a checkpoint.
-            if isinstance(value, Real):
-                object.__setattr__(self, name, int(value) if isinstance(value, Integral) else float(value))
+        check_settings(self, RULES)
 
     def batch_for(self, events: int) -> int:
         """The batch size for a number of training events: as set, or about 1 % of them within 64 ... 1024."""
         chosen = self.batch_size if self.batch_size is not None else 2 ** round_log2(events / 70, 6, 10)
         return min(chosen, events)
+
+
+def check_settings(config: Any, rules: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
+    """Check the settings that there are rules for, and make plain numbers of them.
+
+    Raises:
+        UsageError: a setting has a value that it does not take.
+    """
+    for name, (good, wanted) in rules.items():
+        value = getattr(config, name)
+        if not good(value):
+            raise UsageError(f"{name}: expected {wanted}, got {value!r}")
+        # Plain numbers: those of numpy do not go into the JSON of a checkpoint.
+        if isinstance(value, Real):
+            object.__setattr__(config, name, int(value) if isinstance(value, Integral) else float(value))
 
 
 def round_log2(value: float, low: int, high: int) -> int:

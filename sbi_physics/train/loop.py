@@ -35,7 +35,7 @@ _VALIDATION_ROWS = 1 << 14
 class _Run:
     """What stays the same during a run."""
 
-    state: TrainingState
+    state: TrainingState[TrainingRecord]
     loss: Callable[..., Tensor]
     step: Step
     split: Split
@@ -149,7 +149,7 @@ def _epochs(run: _Run, advance: Advance, save: Callable[[], None] | None) -> Non
             saved = time.monotonic()
 
 
-def _why_stop(state: TrainingState, config: TrainConfig) -> str:
+def _why_stop(state: TrainingState[TrainingRecord], config: TrainConfig) -> str:
     record = state.record
     if state.epoch >= config.epochs:
         return "epochs"
@@ -215,7 +215,7 @@ def _learning_rate(config: TrainConfig, share: float) -> float:
 
 
 @contextmanager
-def _averaged(state: TrainingState, config: TrainConfig) -> Iterator[None]:
+def _averaged(state: TrainingState[TrainingRecord], config: TrainConfig) -> Iterator[None]:
     """Give the model its averaged weights for a while."""
     if not config.ema:
         yield

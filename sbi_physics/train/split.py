@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sbi_physics.core.checks import as_tensor, finite, same_length
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import derive, seeded
+from sbi_physics.train.adversarial_config import AdversarialConfig
 from sbi_physics.train.config import TrainConfig
 
 __all__ = ["Split", "held_out_rows", "identity_of", "split_events"]
@@ -37,7 +38,7 @@ def held_out_rows(events: int, share: float, seed: int) -> tuple[Tensor, Tensor]
 def split_events(
     data: Sequence[Tensor],
     weights: Tensor | None,
-    config: TrainConfig,
+    config: TrainConfig | AdversarialConfig,
     seed: int,
     device: torch.device,
     validation: Sequence[Tensor] | None = None,
@@ -75,7 +76,7 @@ def split_events(
     return Split(parts[0], parts[1], *(w / w.mean() for w in scaled))
 
 
-def identity_of(model: nn.Module, split: Split, config: TrainConfig, seed: int) -> dict[str, Any]:
+def identity_of(model: nn.Module, split: Split, config: TrainConfig | AdversarialConfig, seed: int) -> dict[str, Any]:
     """What must agree for a checkpoint to be taken up: settings, seed, shapes, the data themselves and the weights."""
     settings = {k: v for k, v in asdict(config).items() if k not in ("max_seconds", "checkpoint_seconds")}
     shapes = {f"shape of {name}": list(value.shape) for name, value in model.state_dict().items()}

@@ -6,7 +6,7 @@ of a random generator needs storing: weights, averages, optimiser moments, count
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +20,24 @@ from sbi_physics.train.optimizer import make_optimizers
 __all__ = ["TrainingState"]
 
 _KIND = "checkpoint"
+Record = TypeVar("Record", bound=Any)
 
 
 @dataclass
-class TrainingState:
-    """The state of a training run between two epochs."""
+class TrainingState(Generic[Record]):
+    """The state of a training run between two epochs; its record is a dataclass of types that JSON knows."""
 
     model: nn.Module
     parameters: list[FlatParameters]
     optimizers: list[torch.optim.Optimizer]
     average: list[Tensor]
+    record: Record
     best: dict[str, Tensor] = field(default_factory=dict)
     epoch: int = 0
     step: int = 0
-    record: TrainingRecord = field(default_factory=TrainingRecord)
 
-    @classmethod
-    def begin(cls, model: nn.Module, config: TrainConfig) -> "TrainingState":
+    @staticmethod
+    def begin(model: nn.Module, config: TrainConfig) -> "TrainingState[TrainingRecord]":
         """The state before the first epoch; until `release` the parameters of the model are views."""
         parameters = FlatParameters.of(model)
         optimizers = [
@@ -44,7 +45,8 @@ class TrainingState:
             for flat in parameters
             for optimizer in make_optimizers(config.optimizer, flat, config.learning_rate, config.weight_decay)
         ]
-        return cls(model, parameters, optimizers, [flat.values.clone() for flat in parameters])
+        average = [flat.values.clone() for flat in parameters]
+        return TrainingState(model, parameters, optimizers, average, TrainingRecord())
 
     def release(self) -> None:
         """Give the parameters of the model their own memory back."""
@@ -139,7 +141,7 @@ class TrainingState:
                 moments.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.epoch, self.step = header["epoch"], header["step"]
-        self.record = TrainingRecord(**header["record"])
+        self.record = type(self.record)(**header["record"])
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.parallel import Processes
 from sbi_physics.train.split import Split
 from sbi_physics.train.state import TrainingState
@@ -38,7 +38,7 @@ class Step:
 
     def __init__(
         self,
-        state: TrainingState,
+        state: TrainingState[TrainingRecord],
         gradient: Callable[..., Tensor],
         split: Split,
         config: TrainConfig,

@@ -9,6 +9,7 @@ import torch.distributions as td
 from simulators.bernoulli_glm import BernoulliGLM
 from simulators.gaussian_linear import GaussianLinear, GaussianLinearUniform
 from simulators.gaussian_mixture import GaussianMixture
+from simulators.ising import IsingModel
 from simulators.lotka_volterra import LotkaVolterra
 from simulators.oscillator import DampedOscillator
 from simulators.radial_velocity import Planet, RadialVelocity, k2_24
@@ -53,6 +54,7 @@ SIMULATORS = {
     "gaussian_mixture": GaussianMixture,
     "bernoulli_glm": BernoulliGLM,
     "oscillator": DampedOscillator,
+    "ising": lambda: IsingModel(4, sweeps=60),
     "k2_24": k2_24,
     "radial_velocity": everything_free,
 }
