@@ -1,0 +1,283 @@
+r"""The Fréchet and the kernel physics distance between features of real and generated events.
+
+Both are those of Kansal et al. 2022 (arXiv:2211.10295; the package JetNet, and the CaloChallenge, arXiv:2410.21611):
+
+* FPD, the squared Fréchet distance of Gaussian fits,
+  $|\mu_1 - \mu_2|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})$, extrapolated to infinitely many
+  events by a linear fit in 1/N, which takes out its bias of order 1/N;
+* KPD, the unbiased squared maximum mean discrepancy with the kernel $(x \cdot y / D + 1)^4$, the median over batches.
+
+Here the smaller samples are disjoint parts of the events rather than draws with replacement, since such draws carry the
+bias of the pool that they are drawn from; and the extrapolated value is not forced to be positive, so that for equal
+distributions it is zero on average.  Features are scaled by the standard deviation of the real ones;
+``scaling="maximum"`` divides by their largest absolute value instead, as JetNet does, for numbers to be compared.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sbi_physics.core.checks import known_keys, positive_integer
+from sbi_physics.core.errors import ShapeError
+from sbi_physics.core.random import derive
+from sbi_physics.diagnostics.events import checked_events, shuffled, standardise
+from sbi_physics.diagnostics.uniformity import checked_level
+
+__all__ = ["FrechetPhysicsDistance", "KernelPhysicsDistance", "frechet_physics_distance", "kernel_physics_distance"]
+
+Scaling = Literal["deviation", "maximum"]
+
+# Divisible by all numbers of parts.
+_BLOCKS = 24
+_PARTS = (1, 2, 3, 4)
+_NUMBERS_AT_ONCE = 1 << 22
+_SIGMAS = 3.0
+
+
+@dataclass(frozen=True)
+class FrechetPhysicsDistance:
+    """The Fréchet physics distance; smaller is better, zero is expected for equal distributions.
+
+    Attributes:
+        value: extrapolated to infinitely many events; by chance it may be below zero.
+        error: its standard deviation, by a jackknife over blocks of events.
+        sizes: mean number of events in the parts that the fit uses, ``(4,)``.
+        at_sizes: the distance between parts of that size, on average, ``(4,)``; it falls towards `value`.
+    """
+
+    value: float
+    error: float
+    sizes: Tensor
+    at_sizes: Tensor
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is less than three standard deviations above zero."""
+        return self.value < _SIGMAS * self.error
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence."""
+        said = "no difference in means and covariances" if self.passed else "means or covariances differ"
+        return f"{said}: Fréchet physics distance {self.value:.3g} ± {self.error:.2g}, zero is expected"
+
+
+@dataclass(frozen=True)
+class KernelPhysicsDistance:
+    """The kernel physics distance; smaller is better.
+
+    Attributes:
+        value: the median over batches; by chance it may be below zero.
+        error: its standard deviation, from the spread of the batches.
+        batches: the value of each batch, ``(B,)``.
+        null: the median over batches after random exchanges of real and generated events, ``(K,)``.
+        p_value: that equal distributions are as far apart, from `null`.
+        level: the probability that equal distributions flunk.
+    """
+
+    value: float
+    error: float
+    batches: Tensor
+    null: Tensor
+    p_value: float
+    level: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the distance is no larger than chance makes it."""
+        return self.p_value > self.level
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence."""
+        said = "no difference up to fourth moments" if self.passed else "the distributions differ"
+        return (
+            f"{said}: kernel physics distance {self.value:.3g} ± {self.error:.2g}, by chance "
+            f"{float(self.null.mean()):.2g} ± {float(self.null.std()):.2g} (p-value {self.p_value:.2g})"
+        )
+
+
+def frechet_physics_distance(
+    real: Any, generated: Any, *, scaling: Scaling = "deviation", seed: int = 0
+) -> FrechetPhysicsDistance:
+    """Fréchet physics distance between features of real and generated events.
+
+    It takes about 200 eigenvalue problems of size D, so high-level features are meant, not thousands of pixels.
+
+    Args:
+        real: ``(n, D)``; n of several hundred times D makes the extrapolation exact.
+        generated: ``(m, D)``.
+        scaling: ``"deviation"`` or ``"maximum"`` of the real features.
+        seed: of the order in which events fall into parts.
+
+    Raises:
+        ShapeError: the shapes do not fit, or there are too few events for D features.
+        NonFiniteError: a number is NaN or infinite.
+        UsageError: an argument is out of range.
+    """
+    first, second = _scaled(real, generated, scaling)
+    fewest = max(2 * _BLOCKS, 8 * first.shape[1])
+    if min(len(first), len(second)) < fewest:
+        raise ShapeError(
+            f"expected at least {fewest} real and generated events for {first.shape[1]} features, got {len(first)} and "
+            f"{len(second)}"
+        )
+    blocks = [
+        [_moments(part) for part in shuffled(events, derive(seed, word)).tensor_split(_BLOCKS)]
+        for events, word in ((first, "real"), (second, "generated"))
+    ]
+    parts = {(k, i): range(i * _BLOCKS // k, (i + 1) * _BLOCKS // k) for k in _PARTS for i in range(k)}
+    whole = {key: _between(blocks, chosen) for key, chosen in parts.items()}
+    variance = 0.0
+    for side in (0, 1):
+        left = [_intercept(_without(whole, blocks, parts, side, b)) for b in range(_BLOCKS)]
+        variance += (_BLOCKS - 1) * float(torch.tensor(left, dtype=torch.float64).var(correction=0))
+    inverse, at_sizes = _averages(whole)
+    return FrechetPhysicsDistance(_intercept(whole), math.sqrt(variance), 1 / inverse, at_sizes)
+
+
+def kernel_physics_distance(
+    real: Any,
+    generated: Any,
+    *,
+    batches: int = 10,
+    batch_size: int | None = None,
+    scaling: Scaling = "deviation",
+    exchanges: int = 199,
+    level: float = 0.01,
+    seed: int = 0,
+) -> KernelPhysicsDistance:
+    """Kernel physics distance between features of real and generated events.
+
+    Args:
+        real: ``(n, D)``.
+        generated: ``(m, D)``.
+        batches: how many batches, at least three; no event is in two of them.
+        batch_size: real and as many generated events in each; by default 5000, or as many as there are.
+        scaling: ``"deviation"`` or ``"maximum"`` of the real features.
+        exchanges: how often real and generated events are exchanged at random, for the p-value.
+        level: the probability that equal distributions flunk.
+        seed: of the order of the events and of the exchanges.
+
+    Raises:
+        ShapeError: the shapes do not fit, or there are too few events for the batches.
+        NonFiniteError: a number is NaN or infinite.
+        UsageError: an argument is out of range.
+    """
+    first, second = _scaled(real, generated, scaling)
+    checked_level(level)
+    exchanges, count = positive_integer(exchanges, "exchanges"), positive_integer(batches, "batches")
+    there = min(len(first), len(second)) // count
+    size = min(there, 5000) if batch_size is None else positive_integer(batch_size, "batch_size")
+    if count < 3 or not 4 <= size <= there:
+        raise ShapeError(
+            f"expected at least three batches of four events, got {count} of {size} from {len(first)} real and "
+            f"{len(second)} generated events"
+        )
+    first, second = shuffled(first, derive(seed, "real")), shuffled(second, derive(seed, "generated"))
+    values = torch.stack([
+        _discrepancies(
+            first[b * size : (b + 1) * size], second[b * size : (b + 1) * size], exchanges, derive(seed, "exchanges", b)
+        )
+        for b in range(count)
+    ])  # fmt: skip
+    medians = values.quantile(0.5, dim=0)
+    # The median of a normal sample is less certain than its mean by this factor.
+    error = math.sqrt(math.pi / 2) * float(values[:, 0].std()) / math.sqrt(count)
+    p_value = (1 + int((medians[1:] >= medians[0]).sum())) / (1 + exchanges)
+    return KernelPhysicsDistance(float(medians[0]), error, values[:, 0], medians[1:], p_value, level)
+
+
+def _scaled(real: Any, generated: Any, scaling: str) -> tuple[Tensor, Tensor]:
+    known_keys([scaling], ["deviation", "maximum"], "scaling")
+    first, second = (events.cpu() for events in checked_events(real, generated))
+    if scaling == "deviation":
+        first, second = standardise(first, second)
+        return first, second
+    largest = first.abs().amax(0)
+    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+    return first / largest, second / largest
+
+
+Moments = tuple[int, Tensor, Tensor]
+Part = tuple[float, float]
+
+
+def _moments(events: Tensor) -> Moments:
+    """Number, sum ``(D,)`` and sum of products ``(D, D)`` of events."""
+    return len(events), events.sum(0), events.T @ events
+
+
+def _gaussian(blocks: list[Moments], chosen: Any) -> tuple[int, Tensor, Tensor]:
+    n = sum(blocks[b][0] for b in chosen)
+    mean = torch.stack([blocks[b][1] for b in chosen]).sum(0) / n
+    products = torch.stack([blocks[b][2] for b in chosen]).sum(0)
+    return n, mean, (products - n * torch.outer(mean, mean)) / (n - 1)
+
+
+def _between(blocks: list[list[Moments]], chosen: Any, other: Any = None) -> Part:
+    """Mean of 1/N and the distance between chosen blocks of real events and the same, or other, generated ones."""
+    n, mean, covariance = _gaussian(blocks[0], chosen)
+    m, other_mean, other_covariance = _gaussian(blocks[1], chosen if other is None else other)
+    return 0.5 * (1 / n + 1 / m), _frechet(mean, covariance, other_mean, other_covariance)
+
+
+def _frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
+    """Squared Fréchet distance of two Gaussians, from symmetric products only."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
+    product = root @ other_covariance @ root
+    overlap = torch.linalg.eigvalsh(0.5 * (product + product.T)).clamp(min=0.0).sqrt().sum()
+    shift = (mean - other_mean).square().sum()
+    return float(shift + covariance.trace() + other_covariance.trace() - 2 * overlap)
+
+
+def _without(
+    whole: dict[tuple[int, int], Part], blocks: list[list[Moments]], parts: dict[tuple[int, int], range], side: int,
+    block: int,
+) -> dict[tuple[int, int], Part]:  # fmt: skip
+    """The distances where one block of one side is left out of the parts that hold it."""
+    result = dict(whole)
+    for key, chosen in parts.items():
+        if block in chosen:
+            fewer = [b for b in chosen if b != block]
+            result[key] = _between(blocks, fewer, chosen) if side == 0 else _between(blocks, chosen, fewer)
+    return result
+
+
+def _averages(distances: dict[tuple[int, int], Part]) -> tuple[Tensor, Tensor]:
+    """Mean of 1/N and mean distance for each number of parts, ``(4,)`` each."""
+    means = [torch.tensor([distances[k, i] for i in range(k)], dtype=torch.float64).mean(0) for k in _PARTS]
+    inverse, distance = torch.stack(means).unbind(1)
+    return inverse, distance
+
+
+def _intercept(distances: dict[tuple[int, int], Part]) -> float:
+    """The straight line through the averages, at 1/N = 0."""
+    inverse, distance = _averages(distances)
+    centred = inverse - inverse.mean()
+    slope = (centred * distance).sum() / centred.square().sum()
+    return float(distance.mean() - slope * inverse.mean())
+
+
+def _discrepancies(real: Tensor, generated: Tensor, exchanges: int, seed: int) -> Tensor:
+    """Unbiased squared discrepancy of two batches ``(n, D)``, then of random exchanges of them: ``(1 + K,)``."""
+    events, n = torch.cat([real, generated]), len(real)
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.empty(2 * n, 1 + exchanges, dtype=torch.float64)
+    labels[:, 0] = torch.cat([torch.ones(n), -torch.ones(n)])
+    for k in range(1, 1 + exchanges):
+        labels[:, k] = labels[torch.randperm(2 * n, generator=generator), 0]
+    within, all_pairs, diagonal = torch.zeros(1 + exchanges, dtype=torch.float64), 0.0, 0.0
+    rows = max(1, _NUMBERS_AT_ONCE // (2 * n))
+    for start in range(0, 2 * n, rows):
+        kernel = (events[start : start + rows] @ events.T / events.shape[1] + 1).square().square()
+        within += (labels[start : start + rows] * (kernel @ labels)).sum(0)
+        all_pairs += float(kernel.sum())
+        diagonal += float(kernel.diagonal(start).sum())
+    # Of all ordered pairs, those of like and of unlike label: half of sum plus and minus signed sum.
+    like, unlike = 0.5 * (all_pairs + within) - diagonal, 0.5 * (all_pairs - within)
+    return like / (n * (n - 1)) - unlike / n**2
