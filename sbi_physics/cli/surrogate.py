@@ -1,4 +1,4 @@
-"""`sbi-physics surrogate fit|sample`."""
+"""`sbi-physics surrogate fit|sample|check`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -116,6 +116,37 @@ def sample(
         write_showers(out, made.theta, made.x)
         native.unlink()
     output.result(f"{out}: {n} events", path=str(out), events=n)
+
+
+@app.command("check")
+def check(
+    model: ModelArgument,
+    simulations: Annotated[Path, typer.Argument(help="Real events that the surrogate was not trained on.")],
+    most: Annotated[int, typer.Option(help="Events to use at most.")] = 100_000,
+    epochs: Annotated[int, typer.Option(help="Of the classifiers.")] = 50,
+    max_seconds: Annotated[float | None, typer.Option(help="Budget of each classifier.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how far generated events are from real ones, and how fast they come."""
+    import sbi_physics as sp
+
+    output = Output(json, quiet)
+    surrogate = _surrogate(model, device)
+    theta, x = _events(simulations, None).training_set()
+    if isinstance(x, dict):
+        raise sp.UsageError(f"{simulations}: expected one output, got several: {', '.join(x)}")
+    report = surrogate.check(
+        theta[:most],
+        x[:most],
+        classifier={"epochs": epochs, "max_seconds": max_seconds, "device": device},
+        seed=seed,
+        progress=output.progress,
+    )
+    text = output.table(report.verdict, ["measurement", "generated", "real"], report.rows())
+    output.result(text, **report.to_dict())
 
 
 def _geometry(calorimeter: Calorimeter | None) -> "VoxelGeometry | None":

@@ -57,6 +57,15 @@ class Preprocessing(nn.Module, ABC):
     def decode(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
         """Outputs ``(n, *x_shape)`` of the events of all stages."""
 
+    def features(self, theta: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """The numbers ``(n,)`` that a check looks at; those of the outputs that vary, if nothing else is known."""
+        columns = enumerate(x.flatten(1).unbind(1))
+        return {f"x[{i}]": column for i, column in columns if bool((column != column[0]).any())}
+
+    def energy(self, theta: Tensor, x: Tensor) -> Tensor | None:
+        """The energy seen ``(n,)``, where theta is the energy put in."""
+        return None
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What `build.build_preprocessing` needs to make it again, in types that JSON knows; tensors are its state."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.voxels import VoxelGeometry, VoxelLayer
+from sbi_physics.diagnostics.shower_features import high_level_features
 from sbi_physics.models.columns import Columns
 from sbi_physics.surrogate.preprocessing import Preprocessing
 
@@ -108,6 +109,14 @@ class Showers(Preprocessing):
         ratios[:, self._other_layers()] = numbers[:, 1:]
         energies = theta * numbers[:, :1] * ratios / ratios.sum(1, keepdim=True)
         return torch.where(energies < self.threshold, 0.0, energies)
+
+    def features(self, theta: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """The high-level features of the CaloChallenge."""
+        return high_level_features(x, theta, self.geometry, threshold=self.threshold)
+
+    def energy(self, theta: Tensor, x: Tensor) -> Tensor:
+        """The energy of all voxels."""
+        return x.sum(1)
 
     def describe(self) -> dict[str, Any]:
         """Kind, geometry and threshold."""

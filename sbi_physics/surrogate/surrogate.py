@@ -20,13 +20,15 @@ from torch import Tensor
 from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer, resolve_device
 from sbi_physics.core.errors import NonFiniteError, UsageError
 from sbi_physics.core.parameters import Parameter, Parameters
-from sbi_physics.core.random import check_seed
+from sbi_physics.core.protocols import Simulator
+from sbi_physics.core.random import check_seed, derive
 from sbi_physics.models.flows.build import FLOWS
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.store.models import write_model
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.surrogate.build import SurrogateArchitecture, model_name
 from sbi_physics.surrogate.chain import ModelChain
+from sbi_physics.surrogate.check import Features, SurrogateReport, check_surrogate
 from sbi_physics.surrogate.fitting import Training, fit_chain
 from sbi_physics.surrogate.preprocessing import Plain, Preprocessing
 from sbi_physics.train.pairs import training_pairs
@@ -187,19 +189,57 @@ class Surrogate:
         """
         rows = batch_of(finite(as_tensor(theta, "theta"), "theta"), (len(self.parameters),), "theta")
         self.parameters.check_within(rows)
-        return self(rows, seed=seed).cpu()
+        return self(rows, seed=seed)
 
     def __call__(self, theta: Tensor, *, seed: int) -> Tensor:
-        """As `sample`, where theta is known to be inside the prior: a `Simulator`."""
+        """As `sample`, where theta is known to be inside the prior: so the surrogate is a `Simulator`."""
         check_seed(seed)
         parts = [
-            self.chain.sample(part, seed=seed + start)
+            self.chain.sample(part, seed=derive(seed, "rows", start)).cpu()
             for start, part in zip(range(0, len(theta), _ROWS_AT_ONCE), theta.split(_ROWS_AT_ONCE), strict=True)
         ]
         x = torch.cat(parts)
         if not bool(torch.isfinite(x).all()):
             raise NonFiniteError("sample: the surrogate gave NaN or infinity; it has not learned the simulator")
         return x
+
+    def check(
+        self,
+        theta: Any,
+        x: Any,
+        *,
+        features: Features | None = None,
+        simulator: Simulator | None = None,
+        classifier: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> SurrogateReport:
+        """Compare what it generates with real events that it was not trained on; see `surrogate.check`.
+
+        Args:
+            theta: ``(n, P)``.
+            x: ``(n, *x_shape)``, what the simulator gave there.
+            features: ``features(theta, x)`` gives named numbers ``(n,)``; None takes those of the preprocessing.
+            simulator: what it stands in for, to be timed beside it.
+            classifier: settings of `diagnostics.classifier_auc`.
+            seed: of the split, the generated events and the classifiers.
+            progress: whether to show progress bars.
+
+        Raises:
+            ShapeError, NonFiniteError: the events do not fit one another, or there are too few.
+        """
+        preprocessing = self.chain.preprocessing
+        return check_surrogate(
+            self,
+            theta,
+            x,
+            features=features or preprocessing.features,
+            energy=preprocessing.energy,
+            simulator=simulator,
+            classifier=classifier,
+            seed=seed,
+            progress=progress,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the surrogate to a file (safetensors).

@@ -12,7 +12,7 @@ from sbi_physics.cli.common import foreign_code, to_json
 VERBS = [
     *([], ["simulate"], ["demo"], ["doctor"], ["data"], ["data", "list"], ["data", "fetch"], ["posterior"]),
     *(["posterior", verb] for verb in ("fit", "sample", "check", "compare")),
-    *(["surrogate", *verb] for verb in ([], ["fit"], ["sample"])),
+    *(["surrogate", *verb] for verb in ([], ["fit"], ["sample"], ["check"])),
 ]
 
 SCRIPT = """

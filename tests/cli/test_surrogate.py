@@ -41,6 +41,17 @@ def test_from_showers_to_showers(result, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made.hdf5", "s.hdf5", "s.st"]
 
 
+def test_check(folder, result, tmp_path):
+    model, fresh = tmp_path / "s.st", tmp_path / "fresh.h5"
+    result("surrogate", "fit", folder / "moons.h5", "-o", model, *FIT)
+    result("simulate", "two_moons", "-n", 900, "-o", fresh, "--seed", 3, "--workers", 1)
+    found = result("surrogate", "check", model, fresh, "--epochs", 2)
+    assert found["events"] == 450
+    assert found["passed"] is False
+    assert "generated events differ from real ones" in found["verdict"]
+    assert 0.5 < found["low_level"]["auc"] <= 1
+
+
 def spoiled(folder, name, change):
     path = folder / name
     with h5py.File(path, "w") as file:
