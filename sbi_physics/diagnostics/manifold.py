@@ -154,13 +154,15 @@ def precision_recall_density_coverage(
             found.append(_shares(x, z, k))
             null.append(_shares(x, y, k))
     per_group, null_per_group = torch.stack(found), torch.stack(null)
-    # Both real halves serve both sides of the null, so that only half of its groups are independent.
+    # Both real halves serve both sides of the null: what is left to chance is one number for each pair of groups.
+    per_pair, null_per_pair = (part.reshape(2, groups, -1).mean(0) for part in (per_group, null_per_group))
+    narrower = _narrower(0.5 * (value + expected), 0.5 * (per_group + null_per_group).mean(0), half)
     return ManifoldShares(
         value,
-        per_group.std(0) / math.sqrt(2 * groups),
+        _narrower(value, per_group.mean(0), half) * per_group.std(0) / math.sqrt(2 * groups),
         expected,
-        null_per_group[:groups].std(0) / math.sqrt(groups),
-        _difference_error(per_group, null_per_group, groups),
+        _narrower(expected, null_per_group.mean(0), half) * null_per_pair.std(0) / math.sqrt(groups),
+        narrower * (per_pair - null_per_pair).std(0) / math.sqrt(groups),
         groups - 1,
         half,
         k,
@@ -168,10 +170,11 @@ def precision_recall_density_coverage(
     )
 
 
-def _difference_error(found: Tensor, null: Tensor, groups: int) -> Tensor:
-    """Standard deviation of the mean difference, each pair of groups with the same real events as one."""
-    difference = (found - null).reshape(2, groups, -1).mean(0)
-    return difference.std(0) / math.sqrt(groups)
+def _narrower(value: Tensor, in_groups: Tensor, n: int) -> Tensor:
+    """How much less shares ``(4,)`` vary because with more events they are nearer to one; densities as they are."""
+    smooth = [(share.clamp(max=1.0) * n + 1) / (n + 2) for share in (value, in_groups)]
+    ratio = torch.sqrt(smooth[0] * (1 - smooth[0]) / (smooth[1] * (1 - smooth[1])))
+    return torch.where(torch.tensor([name == "density" for name in NAMES]), torch.ones_like(ratio), ratio)
 
 
 def _shares(real: Tensor, generated: Tensor, k: int) -> Tensor:

@@ -14,6 +14,7 @@ distributions it is zero on average.  Features are scaled by the standard deviat
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import known_keys, positive_integer
-from sbi_physics.core.errors import ShapeError
+from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import derive
 from sbi_physics.diagnostics.events import checked_events, shuffled, standardise
 from sbi_physics.diagnostics.uniformity import checked_level
@@ -126,17 +127,15 @@ def frechet_physics_distance(
             f"{len(second)}"
         )
     blocks = [
-        [_moments(part) for part in shuffled(events, derive(seed, word)).tensor_split(_BLOCKS)]
+        _moments(shuffled(events, derive(seed, word)).tensor_split(_BLOCKS))
         for events, word in ((first, "real"), (second, "generated"))
     ]
-    parts = {(k, i): range(i * _BLOCKS // k, (i + 1) * _BLOCKS // k) for k in _PARTS for i in range(k)}
-    whole = {key: _between(blocks, chosen) for key, chosen in parts.items()}
-    variance = 0.0
-    for side in (0, 1):
-        left = [_intercept(_without(whole, blocks, parts, side, b)) for b in range(_BLOCKS)]
-        variance += (_BLOCKS - 1) * float(torch.tensor(left, dtype=torch.float64).var(correction=0))
-    inverse, at_sizes = _averages(whole)
-    return FrechetPhysicsDistance(_intercept(whole), math.sqrt(variance), 1 / inverse, at_sizes)
+    chosen, place = _choices()
+    inverse, distance = _parts(blocks, chosen)
+    inverse, distance = _averages(inverse[place]), _averages(distance[place])
+    values = _intercept(inverse, distance)
+    variance = sum((_BLOCKS - 1) * float(left.var(correction=0)) for left in values[1:].split(_BLOCKS))
+    return FrechetPhysicsDistance(float(values[0]), math.sqrt(variance), 1 / inverse[0], distance[0])
 
 
 def kernel_physics_distance(
@@ -170,6 +169,8 @@ def kernel_physics_distance(
     first, second = _scaled(real, generated, scaling)
     checked_level(level)
     exchanges, count = positive_integer(exchanges, "exchanges"), positive_integer(batches, "batches")
+    if (1 + exchanges) * level < 1:
+        raise UsageError(f"exchanges: expected at least {1 / level - 1:.0f} for level {level:g}, got {exchanges}")
     there = min(len(first), len(second)) // count
     size = min(there, 5000) if batch_size is None else positive_integer(batch_size, "batch_size")
     if count < 3 or not 4 <= size <= there:
@@ -202,65 +203,75 @@ def _scaled(real: Any, generated: Any, scaling: str) -> tuple[Tensor, Tensor]:
     return first / largest, second / largest
 
 
-Moments = tuple[int, Tensor, Tensor]
-Part = tuple[float, float]
+Moments = tuple[Tensor, Tensor, Tensor]
 
 
-def _moments(events: Tensor) -> Moments:
-    """Number, sum ``(D,)`` and sum of products ``(D, D)`` of events."""
-    return len(events), events.sum(0), events.T @ events
+def _moments(blocks: Sequence[Tensor]) -> Moments:
+    """Numbers ``(24,)``, sums ``(24, D)`` and sums of products ``(24, D, D)`` of the events in blocks."""
+    count = torch.tensor([len(events) for events in blocks], dtype=torch.float64)
+    return count, torch.stack([events.sum(0) for events in blocks]), torch.stack([e.T @ e for e in blocks])
 
 
-def _gaussian(blocks: list[Moments], chosen: Any) -> tuple[int, Tensor, Tensor]:
-    n = sum(blocks[b][0] for b in chosen)
-    mean = torch.stack([blocks[b][1] for b in chosen]).sum(0) / n
-    products = torch.stack([blocks[b][2] for b in chosen]).sum(0)
-    return n, mean, (products - n * torch.outer(mean, mean)) / (n - 1)
+def _choices() -> tuple[Tensor, Tensor]:
+    """Which blocks of real and generated events make up a part ``(J, 2, 24)``, and the parts of each fit ``(49, 10)``.
+
+    The first fit has all events, the others leave out one block of real or of generated ones.
+    """
+    whole = torch.zeros(sum(_PARTS), 2, _BLOCKS, dtype=torch.float64)
+    cuts = [(i * _BLOCKS // parts, (i + 1) * _BLOCKS // parts) for parts in _PARTS for i in range(parts)]
+    for row, (start, stop) in enumerate(cuts):
+        whole[row, :, start:stop] = 1.0
+    chosen, place = list(whole), [list(range(len(whole)))]
+    for side in (0, 1):
+        for block in range(_BLOCKS):
+            place.append(list(place[0]))
+            for row in whole[:, side, block].nonzero()[:, 0].tolist():
+                place[-1][row] = len(chosen)
+                chosen.append(whole[row].clone())
+                chosen[-1][side, block] = 0.0
+    return torch.stack(chosen), torch.tensor(place)
 
 
-def _between(blocks: list[list[Moments]], chosen: Any, other: Any = None) -> Part:
-    """Mean of 1/N and the distance between chosen blocks of real events and the same, or other, generated ones."""
-    n, mean, covariance = _gaussian(blocks[0], chosen)
-    m, other_mean, other_covariance = _gaussian(blocks[1], chosen if other is None else other)
-    return 0.5 * (1 / n + 1 / m), _frechet(mean, covariance, other_mean, other_covariance)
-
-
-def _frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
-    """Squared Fréchet distance of two Gaussians, from symmetric products only."""
-    values, vectors = torch.linalg.eigh(covariance)
-    root = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
-    product = root @ other_covariance @ root
-    overlap = torch.linalg.eigvalsh(0.5 * (product + product.T)).clamp(min=0.0).sqrt().sum()
-    shift = (mean - other_mean).square().sum()
-    return float(shift + covariance.trace() + other_covariance.trace() - 2 * overlap)
-
-
-def _without(
-    whole: dict[tuple[int, int], Part], blocks: list[list[Moments]], parts: dict[tuple[int, int], range], side: int,
-    block: int,
-) -> dict[tuple[int, int], Part]:  # fmt: skip
-    """The distances where one block of one side is left out of the parts that hold it."""
-    result = dict(whole)
-    for key, chosen in parts.items():
-        if block in chosen:
-            fewer = [b for b in chosen if b != block]
-            result[key] = _between(blocks, fewer, chosen) if side == 0 else _between(blocks, chosen, fewer)
-    return result
-
-
-def _averages(distances: dict[tuple[int, int], Part]) -> tuple[Tensor, Tensor]:
-    """Mean of 1/N and mean distance for each number of parts, ``(4,)`` each."""
-    means = [torch.tensor([distances[k, i] for i in range(k)], dtype=torch.float64).mean(0) for k in _PARTS]
-    inverse, distance = torch.stack(means).unbind(1)
+def _parts(blocks: Sequence[Moments], chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of 1/N, and the distance, between real and generated events of each part ``(J,)``."""
+    size = max(1, _NUMBERS_AT_ONCE // blocks[0][2][0].numel())
+    found = []
+    for some in chosen.split(size):
+        (n, *real), (m, *generated) = (_gaussians(blocks[side], some[:, side]) for side in (0, 1))
+        found.append(torch.stack([0.5 * (1 / n + 1 / m), _frechet(*real, *generated)]))
+    inverse, distance = torch.cat(found, 1)
     return inverse, distance
 
 
-def _intercept(distances: dict[tuple[int, int], Part]) -> float:
-    """The straight line through the averages, at 1/N = 0."""
-    inverse, distance = _averages(distances)
-    centred = inverse - inverse.mean()
-    slope = (centred * distance).sum() / centred.square().sum()
-    return float(distance.mean() - slope * inverse.mean())
+def _gaussians(blocks: Moments, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of events ``(J,)``, means ``(J, D)`` and covariances ``(J, D, D)`` of chosen blocks ``(J, 24)``."""
+    n = chosen @ blocks[0]
+    mean = chosen @ blocks[1] / n.unsqueeze(1)
+    products = torch.einsum("jb,bpq->jpq", chosen, blocks[2])
+    covariance = products - n[:, None, None] * mean.unsqueeze(1) * mean.unsqueeze(2)
+    return n, mean, covariance / (n - 1)[:, None, None]
+
+
+def _frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
+    """Squared Fréchet distances ``(J,)`` of pairs of Gaussians, from symmetric products only."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp(min=0.0).sqrt().unsqueeze(-2)) @ vectors.mT
+    product = root @ other_covariance @ root
+    overlap = torch.linalg.eigvalsh(0.5 * (product + product.mT)).clamp(min=0.0).sqrt().sum(-1)
+    traces = (covariance + other_covariance).diagonal(dim1=-2, dim2=-1).sum(-1)
+    return (mean - other_mean).square().sum(-1) + traces - 2 * overlap
+
+
+def _averages(parts: Tensor) -> Tensor:
+    """Means ``(K, 4)`` over the parts ``(K, 10)`` into which all events are cut, for each number of parts."""
+    return torch.stack([some.mean(1) for some in parts.split(list(_PARTS), 1)], 1)
+
+
+def _intercept(inverse: Tensor, distance: Tensor) -> Tensor:
+    """Where straight lines through K sets of averages ``(K, 4)`` are at 1/N = 0: ``(K,)``."""
+    centred = inverse - inverse.mean(1, keepdim=True)
+    slope = (centred * distance).sum(1) / centred.square().sum(1)
+    return distance.mean(1) - slope * inverse.mean(1)
 
 
 def _discrepancies(real: Tensor, generated: Tensor, exchanges: int, seed: int) -> Tensor:
