@@ -3,13 +3,14 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["RESULTS", "describe_machine", "write_result"]
+__all__ = ["RESULTS", "describe_machine", "keep_row", "write_result"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,3 +44,15 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def keep_row(name: str, row: dict[str, Any], key: Sequence[str]) -> Path:
+    """Write a row among those of earlier runs, in place of an earlier one of the same key; rows are sorted by it."""
+    path = RESULTS / f"{name}.json"
+    earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+
+    def of(other: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(other[part] for part in key)
+
+    rows = [other for other in earlier if of(other) != of(row)]
+    return write_result(name, {"rows": sorted([*rows, row], key=of)})

@@ -1,6 +1,7 @@
 """Calibration of every amortised method over 1,000 observations: how long one pass of all checks takes.
 
-Claim: simulation-based calibration, expected coverage and TARP run batched, in minutes, for every method.
+Claim: simulation-based calibration, expected coverage and TARP run batched, in minutes, for every method.  Rows of
+earlier runs are kept; the same task, method and size again replaces its row.
 
     python -m benchmarks.posterior.calibration [--task slcp] [--methods npe nle] [--observations 1000] [--draws 200]
 """
@@ -10,10 +11,11 @@ import time
 from typing import Any
 
 import sbi_physics as sp
-from benchmarks.machine import describe_machine, write_result
+from benchmarks.machine import RESULTS, describe_machine, keep_row
 from sbi_physics.simulation.resolve import resolve_simulator
 
 SIMULATIONS = 10_000
+NAME = "calibration"
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "npe": (sp.NPE, {}),
     "npe-mixture": (sp.NPE, {"model": "mixture"}),
@@ -38,19 +40,19 @@ def main() -> None:
     simulator: Any = resolve_simulator(options.task)
     training = sp.simulate(simulator, SIMULATIONS, seed=options.seed, progress=False)
     fresh = sp.simulate(simulator, options.observations, seed=options.seed + 1, progress=False).training_set()
-    rows = []
     for name in options.methods:
-        rows.append({"method": name, **_measure(name, simulator, training, fresh, options)})
-        print(rows[-1], flush=True)
-    result = {
-        "task": simulator.name,
-        "simulations": SIMULATIONS,
-        "observations": options.observations,
-        "draws": options.draws,
-        "rows": rows,
-        "machine": describe_machine(),
-    }
-    print(f"written to {write_result('calibration', result)}")
+        row = {
+            "task": simulator.name,
+            "method": name,
+            "simulations": SIMULATIONS,
+            "observations": options.observations,
+            "draws": options.draws,
+            **_measure(name, simulator, training, fresh, options),
+            "machine": describe_machine(),
+        }
+        print({key: value for key, value in row.items() if key != "machine"}, flush=True)
+        keep_row(NAME, row, ("task", "method", "observations", "draws"))
+    print(f"written to {RESULTS / NAME}.json")
 
 
 def _measure(name: str, simulator: Any, training: Any, fresh: Any, options: argparse.Namespace) -> dict[str, Any]:

@@ -9,13 +9,12 @@ row.
 """
 
 import argparse
-import json
 import time
 from statistics import median
 from typing import Any
 
 import sbi_physics as sp
-from benchmarks.machine import RESULTS, describe_machine, write_result
+from benchmarks.machine import RESULTS, describe_machine, keep_row
 from benchmarks.posterior.methods import METHODS, NotForThisTaskError
 from benchmarks.posterior.reference import observation, reference_samples
 from sbi_physics.simulation.resolve import resolve_simulator
@@ -43,7 +42,7 @@ def main() -> None:
                 print(f"{task}: {method} left out: {error}", flush=True)
                 continue
             print({key: value for key, value in row.items() if key != "machine"}, flush=True)
-            _keep(row)
+            keep_row(NAME, row, ("task", "method", "simulations", "seed"))
     print(f"written to {RESULTS / NAME}.json")
 
 
@@ -74,18 +73,6 @@ def _measure(task: str, method: str, options: argparse.Namespace) -> dict[str, A
         "held_out_log_density": sampler.held_out,
         "machine": describe_machine("sbibm", "scikit-learn"),
     }
-
-
-def _keep(row: dict[str, Any]) -> None:
-    """Write the row beside those of earlier runs, in place of an earlier one of the same key."""
-    path = RESULTS / f"{NAME}.json"
-    earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    rows = [other for other in earlier if _key(other) != _key(row)]
-    write_result(NAME, {"rows": sorted([*rows, row], key=_key)})
-
-
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("task", "method", "simulations", "seed"))
 
 
 if __name__ == "__main__":
