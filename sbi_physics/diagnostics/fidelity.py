@@ -18,7 +18,6 @@ from sbi_physics.core.errors import ShapeError
 __all__ = ["kernel_distance", "neighbour_coverage", "spread_ratio"]
 
 
-
 def kernel_distance(
     real: Tensor, generated: Tensor, weights: Tensor | None = None, generated_weights: Tensor | None = None
 ) -> float:
