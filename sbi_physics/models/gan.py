@@ -41,7 +41,7 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         hidden_features: width of both networks.
         blocks: residual blocks of the generator; the critic has one hidden layer more.
         spectral: whether to normalise the critic spectrally.
-        penalty: weight of the gradient penalty; None for 1 in the Wasserstein game without spectral normalisation.
+        penalty: weight of the gradient penalty; None for 0.3 in the Wasserstein game without spectral normalisation.
 
     Raises:
         UsageError: an option has a value that it does not take.

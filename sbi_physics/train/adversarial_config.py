@@ -54,9 +54,9 @@ class AdversarialConfig:
 
     epochs: int = 100
     batch_size: int | None = None
-    generator_rate: float = 1e-3
+    generator_rate: float = 2e-3
     critic_rate: float = 2e-3
-    critic_steps: int = 3
+    critic_steps: int = 5
     first_moment: float = 0.0
     second_moment: float = 0.9
     schedule: Literal["cosine", "constant"] = "cosine"
