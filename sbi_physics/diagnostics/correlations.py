@@ -48,12 +48,12 @@ class CorrelationDifference:
     @property
     def largest(self) -> float:
         """The largest absolute difference, of which some is chance."""
-        return float(self.difference.abs().max())
+        return float(self._score.max())
 
     @property
     def largest_error(self) -> float:
         """Standard deviation of the difference that is largest."""
-        return float(self.error.reshape(-1)[self.difference.abs().argmax()])
+        return float(self.error.reshape(-1)[self._score.argmax()])
 
     @property
     def p_values(self) -> Tensor:
@@ -70,7 +70,7 @@ class CorrelationDifference:
     def verdict(self) -> str:
         """One plain sentence that names the pair that differs most."""
         wrong = self.p_values <= self.level / self._pairs
-        score = torch.where(wrong, self.difference.abs(), -1.0) if bool(wrong.any()) else self.difference.abs()
+        score = torch.where(wrong, self._score, -1.0) if bool(wrong.any()) else self._score
         i, j = divmod(int(score.argmax()), len(self.names))
         found = (
             f"{self.names[i]} and {self.names[j]}, {float(self.generated[i, j]):.3f} where real events have "
@@ -79,6 +79,11 @@ class CorrelationDifference:
         if self.passed:
             return f"correlations agree: the largest difference is that of {found}"
         return f"{int(wrong.sum()) // 2} of {self._pairs} correlations differ, most {found}"
+
+    @property
+    def _score(self) -> Tensor:
+        """Absolute differences above the diagonal, zero elsewhere, so that each pair is there once."""
+        return self.difference.abs().triu(1)
 
     @property
     def _pairs(self) -> int:

@@ -1,0 +1,112 @@
+"""Response and resolution: known moments, chance, and a shift of the energy scale that must be found."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sbi_physics.core.errors import NonFiniteError, ShapeError, SupportError, UsageError
+from sbi_physics.diagnostics import response_and_resolution
+
+
+def events(n, seed, scale=0.8, resolution=0.1):
+    """True energies from 1 to 1000 GeV, and seen ones with a given response and relative resolution."""
+    random = np.random.default_rng(seed)
+    true = np.exp(random.uniform(0, math.log(1000), n))
+    return true, true * scale * (1 + resolution * random.standard_normal(n))
+
+
+def compare(n, seed, **changes):
+    true, real = events(n, 2 * seed)
+    other, generated = events(n, 2 * seed + 1, **changes)
+    return response_and_resolution(true, real, generated, energy_true_generated=other)
+
+
+def test_moments_and_their_errors():
+    """Of an exponential distribution: resolution 1, whose error is 1 / sqrt(n) (Gaussian numbers would have less)."""
+    found = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        true = np.full(400, 50.0)
+        found.append(response_and_resolution(true, *(50 * random.exponential(size=(2, 400)))))
+    response, resolution = (torch.stack([getattr(f, name) for f in found]) for name in ("response", "resolution"))
+    errors = [torch.stack([getattr(f, name) for f in found]) for name in ("response_error", "resolution_error")]
+    for value, error in zip((response, resolution), errors, strict=True):
+        assert float(value.mean()) == pytest.approx(1.0, abs=0.02)
+        assert float(value.std()) == pytest.approx(1 / 20, rel=0.25)
+        assert float(error.mean() / value.std()) == pytest.approx(1.0, abs=0.25)
+    assert found[0].count.tolist() == [400]
+
+
+def test_equal_samples_pass_and_their_pulls_are_normal():
+    found = [compare(4000, seed) for seed in range(20)]
+    assert all(f.passed() for f in found)
+    for name in ("response_ratio", "resolution_ratio"):
+        pull = torch.stack([(getattr(f, name) - 1) / getattr(f, name + "_error") for f in found])
+        assert float(pull.mean().abs()) < 4 / pull.numel() ** 0.5
+        assert float(pull.std()) == pytest.approx(1.0, abs=4 / (2 * pull.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("side", [1.02, 0.98])
+def test_an_energy_scale_off_by_two_percent_is_found(side):
+    found = [compare(20_000, seed, scale=0.8 * side) for seed in range(5)]
+    assert not any(f.passed() for f in found)
+    assert ("above" if side > 1 else "below") in found[0].verdict
+    assert "generated response" in found[0].verdict
+    # It is within a tolerance of three percent.
+    assert all(f.passed(mean_tolerance=0.03) for f in found)
+    assert all("largest deviation" in f.explain(mean_tolerance=0.03) for f in found)
+
+
+def test_a_wrong_resolution_is_found_and_its_bin_named():
+    """Only above 500 GeV events are too wide."""
+    true, real = events(40_000, 0)
+    other, generated = events(40_000, 1)
+    random = np.random.default_rng(2)
+    wider = np.where(other > 500, 1 + 0.06 * random.standard_normal(len(other)), 1.0)
+    edges = [1.0, 10.0, 100.0, 500.0, 1000.0]
+    found = response_and_resolution(true, real, generated * wider, bins=edges, energy_true_generated=other)
+    assert not found.passed()
+    assert "between 500 and 1000" in found.verdict
+    assert "generated resolution" in found.verdict
+    assert response_and_resolution(true, real, generated, bins=edges, energy_true_generated=other).passed()
+
+
+def test_too_few_events_to_tell_is_said():
+    found = compare(300, 0, scale=0.81)
+    assert found.passed()
+    assert "more events are needed" in found.verdict
+
+
+def test_discrete_energies_have_a_bin_each():
+    true = np.repeat(2.0 ** np.arange(8, 15), 50)
+    random = np.random.default_rng(0)
+    found = response_and_resolution(true, *(true * random.normal(1, 0.1, (2, len(true)))))
+    assert found.count.tolist() == [50] * 7
+    torch.testing.assert_close(found.energy, torch.as_tensor(2.0 ** np.arange(8, 15)))
+
+
+def test_edges_given():
+    true = np.linspace(1, 4, 301)
+    found = response_and_resolution(true, true, 2 * true, bins=[1.0, 2.0, 3.0])
+    assert found.count.tolist() == [100, 101]
+    assert found.response_ratio.tolist() == pytest.approx([2.0, 2.0])
+
+
+def test_bad_input_is_refused():
+    true, seen = events(100, 0)
+    with pytest.raises(ShapeError, match="true energy for each"):
+        response_and_resolution(true, seen, seen[:50])
+    with pytest.raises(SupportError, match="above zero"):
+        response_and_resolution(0 * true, seen, seen)
+    with pytest.raises(SupportError, match="mean response"):
+        response_and_resolution(true, seen, 0 * seen)
+    with pytest.raises(ShapeError, match="at least 10 real"):
+        response_and_resolution(true, seen, seen, bins=50)
+    with pytest.raises(ShapeError, match="rising"):
+        response_and_resolution(true, seen, seen, bins=[3.0, 2.0])
+    with pytest.raises(NonFiniteError, match="energy_seen_generated"):
+        response_and_resolution(true, seen, seen * np.nan)
+    with pytest.raises(UsageError, match="tolerances"):
+        response_and_resolution(true, seen, seen).passed(mean_tolerance=-1)
