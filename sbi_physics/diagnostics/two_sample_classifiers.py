@@ -126,7 +126,9 @@ def fit_trees(train: Labelled, validation: Labelled, budget: Budget, seed: int) 
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rows, labels = train.rows.cpu().numpy(), train.labels.cpu().numpy()
-    weights = _weights(train.labels).cpu().numpy()
+    # Unlike weights of events, a shift of the log-odds costs nothing when trees look for their cuts.
+    share = float(train.labels.double().mean())
+    prior = math.log(share / (1 - share))
     trees = HistGradientBoostingClassifier(
         max_iter=0, early_stopping=False, warm_start=True, random_state=derive(seed, "trees") % 2**32
     )
@@ -134,20 +136,21 @@ def fit_trees(train: Labelled, validation: Labelled, budget: Budget, seed: int) 
     with progress_bar(budget.epochs, "classifier", enabled=budget.progress) as advance:
         for epoch in range(1, budget.epochs + 1):
             trees.set_params(max_iter=epoch * _TREES_AT_ONCE)
-            trees.fit(rows, labels, sample_weight=weights)
-            loss = _loss(_log_odds(trees.predict_proba(validation.rows.cpu().numpy())[:, 1]), validation.labels.cpu())
+            trees.fit(rows, labels)
+            score = _log_odds(trees.predict_proba(validation.rows.cpu().numpy())[:, 1]) - prior
+            loss = _loss(score, validation.labels.cpu())
             if loss < best:
                 best, best_epoch = loss, epoch
             advance(1, f"loss {loss:.3f}")
             if epoch - best_epoch >= _PATIENCE or budget.spent:
                 break
 
-    def score(asked: Tensor) -> Tensor:
+    def scores(asked: Tensor) -> Tensor:
         stages = trees.staged_predict_proba(asked.cpu().numpy())
         kept = next(stage for i, stage in enumerate(stages, start=1) if i == best_epoch * _TREES_AT_ONCE)
-        return _log_odds(kept[:, 1])
+        return _log_odds(kept[:, 1]) - prior
 
-    return Fitted(score, epoch, best_epoch)
+    return Fitted(scores, epoch, best_epoch)
 
 
 def _network(features: int, shape: NetworkShape) -> torch.nn.Sequential:
