@@ -172,7 +172,7 @@ def classifier_auc(
         fitted = fit_network(parts.train, parts.validation, shape, budget, seed, where)
     else:
         fitted = fit_trees(parts.train, parts.validation, budget, seed)
-    return _judged(kind, fitted, parts, budget, level)
+    return _judged(kind, fitted, parts, level)
 
 
 class _Parts(NamedTuple):
@@ -222,7 +222,7 @@ def _labelled(real: Tensor, generated: Tensor) -> Labelled:
     return Labelled(torch.cat([real, generated]), torch.cat([torch.ones(len(real)), torch.zeros(len(generated))]))
 
 
-def _judged(kind: Kind, fitted: Fitted, parts: _Parts, budget: Budget, level: float) -> ClassifierTest:
+def _judged(kind: Kind, fitted: Fitted, parts: _Parts, level: float) -> ClassifierTest:
     score, real = fitted.score(parts.test.rows), parts.test.labels > 0.5
     first, second = score[real], score[~real]
     n, m = len(first), len(second)
@@ -245,7 +245,7 @@ def _judged(kind: Kind, fitted: Fitted, parts: _Parts, budget: Budget, level: fl
         training_events=len(parts.train.rows),
         real_scores=first,
         generated_scores=second,
-        out_of_time=budget.spent and fitted.epochs < budget.epochs,
+        out_of_time=fitted.out_of_time,
         level=level,
     )
 

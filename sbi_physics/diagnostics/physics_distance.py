@@ -109,7 +109,7 @@ def frechet_physics_distance(
     It takes about 200 eigenvalue problems of size D, so high-level features are meant, not thousands of pixels.
 
     Args:
-        real: ``(n, D)``; n of several hundred times D makes the extrapolation exact.
+        real: ``(n, D)``; at least 8 D, and the more the better the extrapolation.
         generated: ``(m, D)``.
         scaling: ``"deviation"`` or ``"maximum"`` of the real features.
         seed: of the order in which events fall into parts.

@@ -24,6 +24,7 @@ _BATCH = 1000
 _ROWS_AT_ONCE = 1 << 14
 _TREES_AT_ONCE = 10
 _PATIENCE = 10
+_FURTHEST = 1e6
 
 
 class Labelled(NamedTuple):
@@ -57,12 +58,13 @@ class NetworkShape(NamedTuple):
 class Fitted(NamedTuple):
     """A classifier: `score` gives log-odds of being real ``(n,)``, float64 on the CPU, of rows ``(n, F)``.
 
-    `epochs` were made, of which `best_epoch` was kept.
+    `epochs` were made, of which `best_epoch` was kept; `out_of_time` says that the time ended training.
     """
 
     score: Callable[[Tensor], Tensor]
     epochs: int
     best_epoch: int
+    out_of_time: bool
 
 
 class InputScale:
@@ -83,8 +85,8 @@ class InputScale:
         self.deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Rows ``(n, F)`` as float32."""
-        return ((self._transformed(rows) - self.mean) / self.deviation).float()
+        """Rows ``(n, F)`` as float32, none so far out that a network would overflow."""
+        return ((self._transformed(rows) - self.mean) / self.deviation).clamp(-_FURTHEST, _FURTHEST).float()
 
     def _transformed(self, rows: Tensor) -> Tensor:
         inside = rows.clamp(min=0.0) + self.offset
@@ -103,7 +105,7 @@ def fit_network(
     with seeded(derive(seed, "start"), device):
         network = _network(train.rows.shape[1], shape).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
-    best, kept, best_epoch, epoch = -1.0, copy.deepcopy(network.state_dict()), 0, 0
+    best, kept, best_epoch, epoch, late = -1.0, copy.deepcopy(network.state_dict()), 0, 0, False
     with progress_bar(budget.epochs, "classifier", enabled=budget.progress) as advance:
         for epoch in range(1, budget.epochs + 1):
             with seeded(derive(seed, "epoch", epoch), device):
@@ -112,10 +114,11 @@ def fit_network(
             if accuracy > best:
                 best, kept, best_epoch = accuracy, copy.deepcopy(network.state_dict()), epoch
             advance(1, f"accuracy {accuracy:.3f}")
-            if accuracy == 1.0 or budget.spent:
+            late = budget.spent
+            if accuracy == 1.0 or late:
                 break
     network.load_state_dict(kept)
-    return Fitted(lambda rows: _scores(network, rows.to(device)).cpu(), epoch, best_epoch)
+    return Fitted(lambda rows: _scores(network, rows.to(device)).cpu(), epoch, best_epoch, late)
 
 
 def fit_trees(train: Labelled, validation: Labelled, budget: Budget, seed: int) -> Fitted:
@@ -126,28 +129,32 @@ def fit_trees(train: Labelled, validation: Labelled, budget: Budget, seed: int) 
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rows, labels = train.rows.cpu().numpy(), train.labels.cpu().numpy()
-    weights = _weights(train.labels).cpu().numpy()
+    # Unlike weights of events, a shift of the log-odds costs nothing when trees look for their cuts.
+    share = float(train.labels.double().mean())
+    prior = math.log(share / (1 - share))
     trees = HistGradientBoostingClassifier(
         max_iter=0, early_stopping=False, warm_start=True, random_state=derive(seed, "trees") % 2**32
     )
-    best, best_epoch, epoch = math.inf, 0, 0
+    best, best_epoch, epoch, late = math.inf, 0, 0, False
     with progress_bar(budget.epochs, "classifier", enabled=budget.progress) as advance:
         for epoch in range(1, budget.epochs + 1):
             trees.set_params(max_iter=epoch * _TREES_AT_ONCE)
-            trees.fit(rows, labels, sample_weight=weights)
-            loss = _loss(_log_odds(trees.predict_proba(validation.rows.cpu().numpy())[:, 1]), validation.labels.cpu())
+            trees.fit(rows, labels)
+            score = _log_odds(trees.predict_proba(validation.rows.cpu().numpy())[:, 1]) - prior
+            loss = _loss(score, validation.labels.cpu())
             if loss < best:
                 best, best_epoch = loss, epoch
             advance(1, f"loss {loss:.3f}")
-            if epoch - best_epoch >= _PATIENCE or budget.spent:
+            late = budget.spent
+            if epoch - best_epoch >= _PATIENCE or late:
                 break
 
-    def score(asked: Tensor) -> Tensor:
+    def scores(asked: Tensor) -> Tensor:
         stages = trees.staged_predict_proba(asked.cpu().numpy())
         kept = next(stage for i, stage in enumerate(stages, start=1) if i == best_epoch * _TREES_AT_ONCE)
-        return _log_odds(kept[:, 1])
+        return _log_odds(kept[:, 1]) - prior
 
-    return Fitted(score, epoch, best_epoch)
+    return Fitted(scores, epoch, best_epoch, late)
 
 
 def _network(features: int, shape: NetworkShape) -> torch.nn.Sequential:
