@@ -181,7 +181,7 @@ def _pass(network: torch.nn.Module, optimiser: torch.optim.Optimizer, train: Lab
 
 
 def _scores(network: torch.nn.Module, rows: Tensor) -> Tensor:
-    network.eval()
+    network.train(False)
     with torch.no_grad():
         return torch.cat([network(part).squeeze(1) for part in rows.split(_ROWS_AT_ONCE)]).double()
 
