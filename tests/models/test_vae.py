@@ -1,6 +1,7 @@
 """Variational autoencoders against probabilistic principal component analysis, which is a linear one, and others."""
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -141,7 +142,8 @@ def test_no_level_of_a_ladder_is_given_up():
     side = torch.sign(torch.randn(4000, 1, generator=source))
     middle = 3 * side + 0.5 * torch.randn(4000, 1, generator=source)
     events = torch.cat([middle, -middle, 2 * middle], 1) + 0.3 * torch.randn(4000, 3, generator=source)
-    model, record = fitted(events, latent=(2, 1), decoder="learned-variance", warmup_steps=100)
+    longer = replace(CONFIG, epochs=2 * CONFIG.epochs)
+    model, record = fitted(events, latent=(2, 1), decoder="learned-variance", warmup_steps=100, config=longer)
     encoded = model.encode(events)[0]
     with torch.no_grad():
         posterior = model.posterior(encoded)
