@@ -8,7 +8,7 @@ read-out a voxel is exactly zero.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,15 @@ from torch import Tensor
 from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.voxels import VoxelGeometry, VoxelLayer
 from sbi_physics.diagnostics.shower_features import high_level_features
-from sbi_physics.models.columns import Columns
+from sbi_physics.models.columns import ColumnKind, Columns
 from sbi_physics.surrogate.preprocessing import Preprocessing
 
 __all__ = ["Showers"]
 
 # Scaling to the energy of a layer takes voxels across the threshold, and so the scale changes again, by less.
 _ROUNDS = 3
+_DECODER = "hurdle"
+_VAE_OPTIONS = {"latent": 8, "latent_prior": "flow", "hidden_features": 256}
 
 
 class Showers(Preprocessing):
@@ -78,6 +80,9 @@ class Showers(Preprocessing):
         self.reference.copy_(self._layer_energies(x).mean(0).argmax())
         self.layers.fit(self._ratios(theta, x))
         self.voxels.fit(x)
+        # Voxels of a ring are alike: not the smallest energy that each has seen, nor whether it was ever zero, counts.
+        self.voxels.threshold.fill_(self.threshold)
+        self.voxels.kinds[self.voxels.varies] = int(ColumnKind.ZEROS)
         return self
 
     def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
@@ -117,6 +122,14 @@ class Showers(Preprocessing):
     def energy(self, theta: Tensor, x: Tensor) -> Tensor:
         """The energy of all voxels."""
         return x.sum(1)
+
+    def model_options(self, model: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """For a variational autoencoder a decoder that knows of zeros, and that the voxels of a ring are alike."""
+        if model != "vae" or chosen.get("decoder", _DECODER) != _DECODER:
+            return {}
+        varies = self.voxels.varies.cpu()
+        groups, angles = self.geometry.ring_of[varies].tolist(), self.geometry.angles[varies].tolist()
+        return {"decoder": _DECODER, "groups": groups, "angles": angles, **_VAE_OPTIONS, **chosen}
 
     def describe(self) -> dict[str, Any]:
         """Kind, geometry and threshold."""
