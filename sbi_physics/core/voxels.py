@@ -101,10 +101,9 @@ class VoxelGeometry:
     @cached_property
     def ring_of(self) -> Tensor:
         """The ring of each voxel, int64 ``(size,)``; rings of all layers are counted through."""
-        firsts = [0, *accumulate(layer.rings for layer in self.layers)]
-        return torch.cat(
-            [(torch.arange(layer.rings) + first).repeat(layer.sectors) for layer, first in zip(self.layers, firsts, strict=False)]
-        )
+        firsts = accumulate((layer.rings for layer in self.layers[:-1]), initial=0)
+        rings = [first + torch.arange(layer.rings) for layer, first in zip(self.layers, firsts, strict=True)]
+        return torch.cat([ring.repeat(layer.sectors) for ring, layer in zip(rings, self.layers, strict=True)])
 
     @property
     def eta(self) -> Tensor:

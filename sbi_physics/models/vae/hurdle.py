@@ -68,7 +68,11 @@ class HurdleNetwork(nn.Module):
     """
 
     edges: Tensor
+    scales: Tensor
     order: Tensor
+    back: Tensor
+    group_of: Tensor
+    always: Tensor
     waves: Tensor
 
     def __init__(
@@ -93,9 +97,7 @@ class HurdleNetwork(nn.Module):
         self.count = sum(block.groups for block in self.blocks)
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("back", order.argsort(), persistent=False)
-        group_of = torch.cat(
-            [torch.arange(b.first, b.first + b.groups).repeat_interleave(b.size) for b in self.blocks]
-        )
+        group_of = torch.cat([torch.arange(b.first, b.first + b.groups).repeat_interleave(b.size) for b in self.blocks])
         self.register_buffer("group_of", group_of, persistent=False)
         self.register_buffer("always", torch.tensor([group == ALWAYS for group in groups]), persistent=False)
         waves = torch.zeros(0, len(groups))
@@ -179,7 +181,7 @@ class Hurdles:
 
     @property
     def mean(self) -> Tensor:
-        """The most likely component's position ``(n, D)`` where a number is more likely than zero; just below if not."""
+        """The position of the weightiest component ``(n, D)``, or below the threshold where zero is more likely."""
         net = self._network
         best = self.log_weights.argmax(1, keepdim=True)
         chosen = self.positions.gather(1, best).squeeze(1)
@@ -247,7 +249,7 @@ class Hurdles:
         return rates.exp()
 
     def _wave(self, amplitudes: Tensor) -> Tensor:
-        """What amplitudes ``(n, W, groups)`` add at the angles of the numbers: ``(n, D)`` in the order of the groups."""
+        """What amplitudes ``(n, W, groups)`` add at the angles: ``(n, D)`` in the order of the groups."""
         net = self._network
         total = amplitudes.new_zeros(())
         for wave, amplitude in zip(net.waves, amplitudes.unbind(1), strict=True):

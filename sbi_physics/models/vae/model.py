@@ -9,13 +9,15 @@ $$ E_q\Big[ \ln p(x|z_1, c) \Big] - \beta \Big[ KL\big(q(z_L|x,c) \,|\, p(z_L|c)
 With several levels the posterior goes down the same ladder as the draws do: at each rung the prior $p(z_l|z_{l+1},c)$
 is multiplied by a Gaussian that a network reads off the event (Sønderby et al. 2016, arXiv:1602.02282).
 
-The decoder says how the numbers of an event scatter, independently, given the latent ones.  ``"gaussian"`` has one standard deviation for all outputs and events, which is given or
-learned; if learned, reconstruction and divergence balance by themselves (sigma-VAE: Rybkin, Daniilidis and Levine 2021,
-arXiv:2006.13202).  ``"learned-variance"`` lets the decoder say one for each output of each event.  ``"hurdle"`` is for
-numbers that are zero or above a threshold (`models.vae.hurdle`), which are events below zero or above.  Beta other
-than one gives up the bound for latent numbers that say less (Higgins et al. 2017); it may grow from zero over the first steps
-of training, lest the latent numbers be given up before the decoder has learned to use them (Bowman et al. 2016,
-arXiv:1511.06349).  In evaluation the loss is always at the final beta, with the same noise each time.
+The decoder says how the numbers of an event scatter, independently, given the latent ones.  ``"gaussian"`` has one
+standard deviation for all outputs and events, which is given or learned; if learned, reconstruction and divergence
+balance by themselves (sigma-VAE: Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202).  ``"learned-variance"`` lets
+the decoder say one for each output of each event.  ``"hurdle"`` is for numbers that are zero or above a threshold
+(`models.vae.hurdle`), which are events below zero or above.
+
+Beta other than one gives up the bound for latent numbers that say less (Higgins et al. 2017); it may grow from zero
+over the first steps of training, lest the latent numbers be given up before the decoder has learned to use them (Bowman
+et al. 2016, arXiv:1511.06349).  In evaluation the loss is always at the final beta, with the same noise each time.
 
 The density itself is an integral over the latent numbers.  `importance_log_prob` estimates it (Burda, Grosse and
 Salakhutdinov 2016, arXiv:1509.00519):
@@ -125,9 +127,7 @@ class VariationalAutoencoder(ConditionalGenerator):
         if decoder == "hurdle":
             every = list(range(dims)) if groups is None else list(groups)
             _check_hurdle(every, dims, bounds)
-            self.decoder = HurdleNetwork(
-                self.latent[0], every, width, angles=angles, components=components, **sizes
-            )
+            self.decoder = HurdleNetwork(self.latent[0], every, width, angles=angles, components=components, **sizes)
         else:
             if groups is not None or angles is not None:
                 raise UsageError(f"groups: only the decoder 'hurdle' has groups and angles, got {decoder!r}")
