@@ -24,8 +24,10 @@ __all__ = ["Showers"]
 
 # Scaling to the energy of a layer takes voxels across the threshold, and so the scale changes again, by less.
 _ROUNDS = 3
-_DECODER = "hurdle"
-_VAE_OPTIONS = {"latent": 8, "latent_prior": "flow", "hidden_features": 256}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "vae": {"decoder": "hurdle", "latent": 8, "latent_prior": "flow", "hidden_features": 256},
+    "gan": {"hidden_features": 256},
+}
 
 
 class Showers(Preprocessing):
@@ -124,12 +126,12 @@ class Showers(Preprocessing):
         return x.sum(1)
 
     def model_options(self, model: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """For a variational autoencoder a decoder that knows of zeros, and that the voxels of a ring are alike."""
-        if model != "vae" or chosen.get("decoder", _DECODER) != _DECODER:
+        """For those models that can use it, that voxels may be zero, and that those of a ring are alike."""
+        if model not in _OPTIONS or chosen.get("decoder", "hurdle") != "hurdle":
             return {}
         varies = self.voxels.varies.cpu()
         groups, angles = self.geometry.ring_of[varies].tolist(), self.geometry.angles[varies].tolist()
-        return {"decoder": _DECODER, "groups": groups, "angles": angles, **_VAE_OPTIONS, **chosen}
+        return {"groups": groups, "angles": angles, **_OPTIONS[model]}
 
     def describe(self) -> dict[str, Any]:
         """Kind, geometry and threshold."""

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from sbi_physics.core.errors import ShapeError, UsageError
-from sbi_physics.models.vae.hurdle import HurdleNetwork, _Mixture
+from sbi_physics.models.hurdle import HurdleNetwork, _Mixture
 from sbi_physics.models.vae.model import VariationalAutoencoder
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train

@@ -13,7 +13,7 @@ The decoder says how the numbers of an event scatter, independently, given the l
 standard deviation for all outputs and events, which is given or learned; if learned, reconstruction and divergence
 balance by themselves (sigma-VAE: Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202).  ``"learned-variance"`` lets
 the decoder say one for each output of each event.  ``"hurdle"`` is for numbers that are zero or above a threshold
-(`models.vae.hurdle`), which are events below zero or above.
+(`models.hurdle`), which are events below zero or above.
 
 Beta other than one gives up the bound for latent numbers that say less (Higgins et al. 2017); it may grow from zero
 over the first steps of training, lest the latent numbers be given up before the decoder has learned to use them (Bowman
@@ -37,8 +37,8 @@ from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.density import evaluated
 from sbi_physics.models.generator import ConditionalGenerator, rows_of
+from sbi_physics.models.hurdle import HurdleNetwork, Hurdles, check_groups
 from sbi_physics.models.vae.gaussian import DiagonalGaussian, GaussianNetwork, bounded
-from sbi_physics.models.vae.hurdle import HurdleNetwork, Hurdles
 from sbi_physics.models.vae.prior import LatentPrior, build_prior
 
 __all__ = ["DECODERS", "VariationalAutoencoder"]
@@ -126,7 +126,7 @@ class VariationalAutoencoder(ConditionalGenerator):
         self.decoder: GaussianNetwork | HurdleNetwork
         if decoder == "hurdle":
             every = list(range(dims)) if groups is None else list(groups)
-            _check_hurdle(every, dims, bounds)
+            check_groups(every, dims, bounds)
             self.decoder = HurdleNetwork(self.latent[0], every, width, angles=angles, components=components, **sizes)
         else:
             if groups is not None or angles is not None:
@@ -140,9 +140,7 @@ class VariationalAutoencoder(ConditionalGenerator):
         """Learn the scalings from events ``(n, D)`` and contexts; numbers with a hurdle by those that are not zero."""
         super().fit_scaling(events, contexts)
         if isinstance(self.decoder, HurdleNetwork):
-            mean, scale = self.decoder.fit(events)
-            self.event_scaling.mean.copy_(mean)
-            self.event_scaling.scale.copy_(scale)
+            self.decoder.fit_into(self.event_scaling, events)
         return self
 
     def loss(self, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
@@ -308,13 +306,6 @@ class VariationalAutoencoder(ConditionalGenerator):
         if not math.exp(-6) <= noise <= math.exp(6):
             raise UsageError(f"noise: expected a number from {math.exp(-6):.2g} to {math.exp(6):.2g}, got {noise!r}")
         self.register_buffer("raw_noise", _raw(noise))
-
-
-def _check_hurdle(groups: list[int], dims: int, bounds: Tensor | None) -> None:
-    if len(groups) != dims:
-        raise UsageError(f"groups: expected {dims}, one for each number of an event, got {len(groups)}")
-    if bounds is not None:
-        raise UsageError("bounds: the decoder 'hurdle' takes events without bounds; zeros are what is below zero")
 
 
 def _raw(noise: float) -> Tensor:

@@ -26,8 +26,9 @@ from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.embedding.layers import linear
 from sbi_physics.models.residual import ResidualNetwork
+from sbi_physics.models.scaling import Standardise
 
-__all__ = ["HurdleNetwork", "Hurdles"]
+__all__ = ["HurdleNetwork", "Hurdles", "check_groups"]
 
 ALWAYS = -1
 """The group of a number that is never zero; each of these has parameters of its own."""
@@ -143,6 +144,12 @@ class HurdleNetwork(nn.Module):
         to_columns = self.group_of[self.back]
         return mean[to_columns].to(events.dtype), deviation[to_columns].to(events.dtype)
 
+    def fit_into(self, scaling: Standardise, events: Tensor) -> None:
+        """As `fit`; mean and standard deviation become those of the scaling of the events."""
+        mean, scale = self.fit(events)
+        scaling.mean.copy_(mean)
+        scaling.scale.copy_(scale)
+
     def seen(self, encoded: Tensor) -> Tensor:
         """Encoded events ``(n, D)`` with one number wherever there is a zero."""
         edges = self.edges[self.group_of[self.back]]
@@ -209,11 +216,17 @@ class Hurdles:
         hit = torch.where(net.always[net.order], 0.0, torch.log(-torch.expm1(-rates)))
         return torch.where(zero, -rates, above + hit).sum(1)
 
-    def draw(self, noise: Tensor) -> Tensor:
+    def draw(self, noise: Tensor, *, temperature: float | None = None) -> Tensor:
         """The numbers ``(n, D)`` that standard normal noise ``(n, 2 D)`` stands for.
 
         Zeros are below the threshold by less the nearer they were to being none: the first one to become a number, were
         all rates to grow by the same factor, is the largest.
+
+        Args:
+            noise: as above.
+            temperature: None, or that of the sigmoid whose derivative stands for that of the step between zero and a
+                number (Bengio, Leonard and Courville 2013, arXiv:1308.3432); zeros are then all at one place, as in
+                `HurdleNetwork.seen`.
         """
         net = self._network
         which, size = noise.chunk(2, -1)
@@ -236,6 +249,11 @@ class Hurdles:
             value = value + self._wave(self._shifts)
         always = net.always[net.order]
         folded = torch.where(always, value, edges + (value - edges).abs())
+        if temperature is not None:
+            soft = torch.sigmoid(-wait.log() / temperature)
+            open_ = torch.where(always, 1.0, (wait <= 1).to(soft.dtype) + soft - soft.detach())
+            floor = torch.where(always, 0.0, edges - _BELOW)
+            return (floor + (folded - floor) * open_).index_select(1, net.back)
         below = edges - (1 - 1 / wait) / net.scales[net.group_of]
         values = torch.where((wait > 1) & ~always, below, folded)
         return values.index_select(1, net.back)
@@ -282,6 +300,18 @@ class _Mixture(torch.autograd.Function):
         to_y = -(steep * a.unsqueeze(-1)).sum(1) if ctx.needs_input_grad[0] else None
         to_a = torch.einsum("nkgs,ngs->nkg", steep, y).neg_()
         return to_y, to_a, steep.sum(-1), each.sum(-1)
+
+
+def check_groups(groups: Sequence[int], dims: int, bounds: Tensor | None) -> None:
+    """Check the groups of D numbers of an event.
+
+    Raises:
+        UsageError: there are not D of them, or the events have bounds.
+    """
+    if len(groups) != dims:
+        raise UsageError(f"groups: expected {dims}, one for each number of an event, got {len(groups)}")
+    if bounds is not None:
+        raise UsageError("bounds: expected None for numbers with a hurdle; zeros are what is below zero")
 
 
 def _blocks(groups: Sequence[int]) -> list[Block]:
