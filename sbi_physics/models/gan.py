@@ -120,7 +120,7 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
             self.network.fit_into(self.event_scaling, events)
         return self
 
-    def generate(self, noise: Tensor, summary: Tensor | None = None, *, temperature: float | None = None) -> Tensor:
+    def generate(self, noise: Tensor, summary: Tensor | None = None) -> Tensor:
         """Encoded events ``(n, D)`` from standard normal noise ``(n, E)`` and summaries ``(n, C)``, or one row for all.
 
         Raises:
@@ -130,7 +130,7 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
             raise ShapeError(f"noise: expected shape (n, {self.noise_features}), got {tuple(noise.shape)}")
         if isinstance(self.network, HurdleNetwork):
             latent, rest = noise.split([self.inputs, 2 * self.event_shape[0]], -1)
-            return self.network(latent, summary).draw(rest, temperature=temperature)
+            return self.network(latent, summary).draw(rest, temperature=_TEMPERATURE if self.training else None)
         return self.network(noise, summary)
 
     def seen(self, encoded: Tensor) -> Tensor:
@@ -167,7 +167,9 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
 
         Noise comes from the current random stream.
         """
-        return self.generate(self._noise(len(encoded)), self._embedded(contexts), temperature=_TEMPERATURE)
+        generated = self.generate(self._noise(len(encoded)), self._embedded(contexts))
+        # In training zeros are at one place already, and have a derivative that another look would take from them.
+        return generated if self.training else self.seen(generated)
 
     def _noise(self, n: int) -> Tensor:
         return torch.randn(n, self.noise_features, device=self.device, dtype=self.event_scaling.mean.dtype)
