@@ -1,6 +1,7 @@
 r"""`Showers`: calorimeter showers as the energies of their layers, and then the voxels given those.
 
-The first stage draws the response $E/E_{inc}$ and, for all layers but the one that holds most on average, the ratio
+The first stage draws the response $E/E_{inc}$, in units of how far it scatters at that energy (a calorimeter resolves a
+TeV a hundred times better than a GeV), and, for all layers but the one that holds most on average, the ratio
 $E_l/E_{ref}$ (the additive log-ratios of compositions: Aitchison 1982, JRSS B 44, 139), each by its kind
 (`models.columns`), so that an empty layer stays empty.  The second draws all voxels given those, and what they hold is
 scaled to the energy of their layer (as CaloFlow: Krause and Shih 2021, arXiv:2106.05285).  Below the threshold of the
@@ -18,6 +19,7 @@ from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.voxels import VoxelGeometry, VoxelLayer
 from sbi_physics.diagnostics.shower_features import high_level_features
 from sbi_physics.models.columns import ColumnKind, Columns
+from sbi_physics.surrogate.conditional_scale import ConditionalScale
 from sbi_physics.surrogate.preprocessing import Preprocessing
 
 __all__ = ["Showers"]
@@ -54,6 +56,7 @@ class Showers(Preprocessing):
         super().__init__((geometry.size,), 1)
         self.geometry, self.threshold = geometry, float(threshold)
         self.layers, self.voxels = Columns(layers), Columns(geometry.size)
+        self.response = ConditionalScale()
         self.register_buffer("reference", torch.zeros((), dtype=torch.int64))
         index = torch.cat([torch.full((layer.size,), i) for i, layer in enumerate(geometry.layers)])
         self.register_buffer("layer_of", index, persistent=False)
@@ -80,6 +83,7 @@ class Showers(Preprocessing):
             row = int(negative.nonzero()[0, 0])
             raise SupportError(f"x: expected energies of at least zero, got {float(x[row].min()):g} in row {row}")
         self.reference.copy_(self._layer_energies(x).mean(0).argmax())
+        self.response.fit(theta[:, 0].log(), x.sum(1) / theta[:, 0])
         self.layers.fit(self._ratios(theta, x))
         self.voxels.fit(x)
         # Voxels of a ring are alike: not the smallest energy that each has seen, nor whether it was ever zero, counts.
@@ -111,10 +115,12 @@ class Showers(Preprocessing):
 
     def energies(self, theta: Tensor, events: Tensor) -> Tensor:
         """Layer energies ``(n, L)`` of the events of the first stage."""
-        numbers = self.layers.decode(events).clamp(min=0.0)
+        numbers = self.layers.decode(events)
+        response = self.response.inverse(theta[:, 0].log(), numbers[:, 0]).clamp(min=0.0).unsqueeze(1)
+        numbers = numbers.clamp(min=0.0)
         ratios = torch.ones_like(numbers)
         ratios[:, self._other_layers()] = numbers[:, 1:]
-        energies = theta * numbers[:, :1] * ratios / ratios.sum(1, keepdim=True)
+        energies = theta * response * ratios / ratios.sum(1, keepdim=True)
         return torch.where(energies < self.threshold, 0.0, energies)
 
     def features(self, theta: Tensor, x: Tensor) -> dict[str, Tensor]:
@@ -161,7 +167,8 @@ class Showers(Preprocessing):
         energies = self._layer_energies(x)
         # Where the layer of reference is empty the others are many times the threshold, not infinitely much.
         reference = energies[:, int(self.reference)].clamp(min=self.threshold).unsqueeze(1)
-        return torch.cat([energies.sum(1, keepdim=True) / theta, energies[:, self._other_layers()] / reference], 1)
+        response = self.response(theta[:, 0].log(), energies.sum(1) / theta[:, 0]).unsqueeze(1)
+        return torch.cat([response, energies[:, self._other_layers()] / reference], 1)
 
     def _largest(self, showers: Tensor) -> Tensor:
         """The largest voxel of its layer, for each voxel."""

@@ -7,8 +7,11 @@ import torch
 from scipy import stats
 
 from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.models.gan import GenerativeAdversarialNetwork
 from sbi_physics.models.hurdle import HurdleNetwork, _Mixture
 from sbi_physics.models.vae.model import VariationalAutoencoder
+from sbi_physics.train.adversarial import train_adversarial
+from sbi_physics.train.adversarial_config import AdversarialConfig
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
 
@@ -147,3 +150,32 @@ def test_an_autoencoder_learns_zeros_and_what_they_have_in_common():
 def test_bad_options_are_refused(options, error):
     with pytest.raises(error):
         VariationalAutoencoder((2,), **{"decoder": "hurdle", **options})
+
+
+def test_a_generator_learns_zeros_from_a_critic():
+    events, new = zero_inflated(4000, 1), zero_inflated(4000, 2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GenerativeAdversarialNetwork(
+            (10,), groups=[0] * 5 + [1] * 5, noise_features=2, hidden_features=32, blocks=1
+        ).fit_scaling(events)
+    config = AdversarialConfig(epochs=20, batch_size=128)
+    train_adversarial(model, [model.encode(events)[0]], config=config, progress=False)
+    draws = model.eval().sample(4000, seed=3)
+    zeros, real = (draws < 0).double(), (new < 0).double()
+    assert torch.allclose(zeros.mean(0), real.mean(0), atol=0.05)
+    # Untrained, the zeros have the right shares and nothing in common.
+    assert float(zeros.sum(1).std() / real.sum(1).std()) == pytest.approx(1, abs=0.1)
+    assert float(draws[draws > 0].mean() - new[new > 0].mean()) == pytest.approx(0, abs=0.05)
+
+
+def test_zeros_have_one_place_before_the_critic_and_a_derivative():
+    net = network().requires_grad_(True)
+    latent, noise = torch.zeros(200, 2, dtype=torch.float64), torch.randn(200, 12, dtype=torch.float64)
+    condition = torch.zeros(200, 1, dtype=torch.float64)
+    draws = net(latent, condition).draw(noise, temperature=0.5)
+    hard = net(latent, condition).draw(noise)
+    assert torch.allclose(draws.detach(), net.seen(hard).detach())
+    zeros = (draws < net.edges[net.group_of[net.back]]) & ~net.always
+    draws[zeros].sum().backward()
+    assert float(net.network.last.bias.grad.abs().sum()) > 0

@@ -1,0 +1,1 @@
+"""Surrogates against the simulators they stand in for."""
