@@ -99,6 +99,11 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         self.critic_embedding = copy.deepcopy(self.embedding)
 
     @property
+    def has_laws(self) -> bool:
+        """Whether the network gives the laws of the numbers (with groups), and not the numbers."""
+        return isinstance(self.network, HurdleNetwork)
+
+    @property
     def generator_part(self) -> nn.Module:
         """All that the generator learns."""
         return nn.ModuleList([self.network, self.embedding])
@@ -136,6 +141,25 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
     def seen(self, encoded: Tensor) -> Tensor:
         """Encoded events ``(n, D)`` as the critic sees them: with groups, zeros are all at one place."""
         return self.network.seen(encoded) if isinstance(self.network, HurdleNetwork) else encoded
+
+    def likelihood_loss(self, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
+        """With groups, minus the log-density of events ``(n, D)`` given the noise of the network: ``(n,)``, in nats.
+
+        The noise says nothing about the event, and so this teaches the laws of the single numbers, and nothing of what
+        they have in common: a start from which the game against the critic is shorter.
+
+        Args:
+            encoded: the first result of `encode`.
+            contexts: *scaled* contexts ``(n, *context_shape)``.
+
+        Raises:
+            UsageError: there are no groups, and the generator has no density given its noise.
+        """
+        if not isinstance(self.network, HurdleNetwork):
+            raise UsageError("groups: expected groups, got None: the generator has no density")
+        like = self.event_scaling.mean
+        noise = torch.randn(len(encoded), self.inputs, device=like.device, dtype=like.dtype)
+        return -self.network(noise, self._embedded(contexts)).log_prob(encoded)
 
     def critic_loss(self, weights: Tensor, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
         """What the critic minimises, a scalar; noise comes from the current random stream.

@@ -30,6 +30,8 @@ __all__ = ["Training", "fit_chain"]
 # The rest of the settings is chosen for the model of the last stage.
 _OF_ALL_STAGES = ("precision", "validation_fraction", "max_seconds", "checkpoint_seconds")
 
+_START = TrainConfig(epochs=4, batch_size=512)
+
 Settings = TypeVar("Settings", TrainConfig, AdversarialConfig)
 
 
@@ -114,6 +116,8 @@ def _train(
         "description": "training the surrogate" + (f", part {stage + 1} of {stages}" if stages > 1 else ""),
     }
     if isinstance(model, GenerativeAdversarialNetwork):
+        if model.has_laws:
+            _teach_laws(model, data, weights, how, stage)
         return train_adversarial(model, data, config=_settings(AdversarialConfig(), how.config), **settings).to_dict()
     if isinstance(model, EnergyModel):
         return train_energy(model, data, config=_settings(ENERGY_SETTINGS, how.config), **settings).to_dict()
@@ -124,6 +128,23 @@ def _train(
         return train_density(model, data, config=config, **settings).to_dict()
     loss = cast(Callable[..., Tensor], model.loss)
     return train(model, loss, data, config=config, **settings).to_dict()
+
+
+def _teach_laws(
+    model: GenerativeAdversarialNetwork, data: list[Tensor], weights: Tensor | None, how: Training, stage: int
+) -> None:
+    """Give the generator a start by maximum likelihood, which a checkpoint of the game that follows replaces."""
+    chosen = {key: value for key, value in how.config.items() if key in _OF_ALL_STAGES}
+    train(
+        model.generator_part,
+        model.likelihood_loss,
+        data,
+        weights=weights,
+        config=_settings(_START, chosen),
+        seed=derive(how.seed, "laws", stage),
+        progress=how.progress,
+        description="the laws of single numbers",
+    )
 
 
 def _settings(own: Settings, chosen: Mapping[str, Any]) -> Settings:
