@@ -83,20 +83,38 @@ class CorrelationDifference:
     @property
     def verdict(self) -> str:
         """One plain sentence that names the pair that differs most."""
-        wrong = self.p_values <= self.level / self._pairs
-        if self.passed:
-            wrong = torch.zeros_like(wrong)
-        elif not bool(wrong.any()):
-            wrong = self.p_values == self.p_values.min()
-        score = torch.where(wrong, self._score, -1.0) if bool(wrong.any()) else self._score
-        i, j = divmod(int(score.argmax()), len(self.names))
-        found = (
-            f"{self.names[i]} and {self.names[j]}, {float(self.generated[i, j]):.3f} where real events have "
-            f"{float(self.real[i, j]):.3f} ± {float(self.error[i, j]):.1g}"
-        )
+        first, second, generated, real, error = self.worst
+        found = f"{first} and {second}, {generated:.3f} where real events have {real:.3f} ± {error:.1g}"
         if self.passed:
             return f"correlations agree: the largest difference is that of {found}"
-        return f"{int(wrong.sum()) // 2} of {self._pairs} correlations differ, most {found}"
+        return f"{max(1, int(self._wrong.sum()) // 2)} of {self._pairs} correlations differ, most {found}"
+
+    @property
+    def worst(self) -> tuple[str, str, float, float, float]:
+        """The pair that differs most: names, generated and real correlation, and the error of their difference.
+
+        Where some differ significantly it is the largest of those differences.
+        """
+        if self.passed:
+            score = self._score
+        else:
+            score = torch.where(self._wrong if bool(self._wrong.any()) else self._least_likely, self._score, -1.0)
+        i, j = divmod(int(score.argmax()), len(self.names))
+        return (
+            self.names[i],
+            self.names[j],
+            float(self.generated[i, j]),
+            float(self.real[i, j]),
+            float(self.error[i, j]),
+        )
+
+    @property
+    def _wrong(self) -> Tensor:
+        return self.p_values <= self.level / self._pairs
+
+    @property
+    def _least_likely(self) -> Tensor:
+        return self.p_values == self.p_values.min()
 
     @property
     def _score(self) -> Tensor:

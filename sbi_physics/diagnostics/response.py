@@ -127,13 +127,16 @@ class ResponseComparison:
         return float(value), float(error)
 
     @property
+    def sigmas(self) -> float:
+        """The largest deviation of a ratio from one, in its error."""
+        return _largest(self._deviations(0.0, 0.0)).sigmas
+
+    @property
     def p_value(self) -> float:
         """That a ratio of equal distributions deviates as much: from `null`, or of normal numbers where it is empty."""
-        every = self._deviations(0.0, 0.0)
-        sigmas = _largest(every).sigmas
         if len(self.null):
-            return (1 + int((self.null >= sigmas).sum())) / (1 + len(self.null))
-        return min(1.0, len(every) * math.erfc(sigmas / math.sqrt(2)))
+            return (1 + int((self.null >= self.sigmas).sum())) / (1 + len(self.null))
+        return min(1.0, len(self._deviations(0.0, 0.0)) * math.erfc(self.sigmas / math.sqrt(2)))
 
     @property
     def agrees(self) -> bool:

@@ -208,9 +208,11 @@ class Surrogate:
         theta: Any,
         x: Any,
         *,
+        weights: Any = None,
         features: Features | None = None,
         simulator: Simulator | None = None,
         classifier: Mapping[str, Any] | None = None,
+        level: float = 0.01,
         seed: int = 0,
         progress: bool = True,
     ) -> SurrogateReport:
@@ -219,24 +221,30 @@ class Surrogate:
         Args:
             theta: ``(n, P)``.
             x: ``(n, *x_shape)``, what the simulator gave there.
+            weights: of these events ``(n,)``, ones where None; negative ones may be among them.
             features: ``features(theta, x)`` gives named numbers ``(n,)``; None takes those of the preprocessing.
             simulator: what it stands in for, to be timed beside it.
             classifier: settings of `diagnostics.classifier_auc`.
+            level: the probability that a perfect surrogate flunks.
             seed: of the split, the generated events and the classifiers.
             progress: whether to show progress bars.
 
         Raises:
-            ShapeError, NonFiniteError: the events do not fit one another, or there are too few.
+            ShapeError, NonFiniteError, SupportError: the events do not fit one another, or there are too few.
+            UsageError: an argument is out of range.
         """
         preprocessing = self.chain.preprocessing
         return check_surrogate(
             self,
             theta,
             x,
+            weights=weights,
             features=features or preprocessing.features,
             energy=preprocessing.energy,
+            geometry=getattr(preprocessing, "geometry", None),
             simulator=simulator,
             classifier=classifier,
+            level=level,
             seed=seed,
             progress=progress,
         )
