@@ -122,6 +122,7 @@ def sample(
 def check(
     model: ModelArgument,
     simulations: Annotated[Path, typer.Argument(help="Real events that the surrogate was not trained on.")],
+    plot: Annotated[Path | None, typer.Option(help="Page of plots to write (.png, .pdf, .svg).")] = None,
     most: Annotated[int, typer.Option(help="Events to use at most.")] = 100_000,
     epochs: Annotated[int, typer.Option(help="Of the classifiers.")] = 50,
     max_seconds: Annotated[float | None, typer.Option(help="Budget of each classifier.")] = None,
@@ -134,6 +135,8 @@ def check(
     import sbi_physics as sp
 
     output = Output(json, quiet)
+    if plot is not None:
+        check_writable(plot)
     surrogate = _surrogate(model, device)
     theta, x = _events(simulations, None).training_set()
     if isinstance(x, dict):
@@ -145,6 +148,11 @@ def check(
         seed=seed,
         progress=output.progress,
     )
+    if plot is not None:
+        from sbi_physics.report.figures import save_figure
+        from sbi_physics.report.surrogate_figures import surrogate_check
+
+        save_figure(surrogate_check(report), plot)
     text = output.table(report.verdict, ["measurement", "generated", "real"], report.rows())
     output.result(text, **report.to_dict())
 

@@ -160,7 +160,9 @@ def correlation_difference(
         raise ShapeError("expected at least two observables, got one")
     checked_level(level)
     if not (isinstance(exchanges, int) and (exchanges == 0 or (1 + exchanges) * level >= 1)):
-        raise UsageError(f"exchanges: expected 0 or at least {1 / level - 1:.0f} for level {level:g}, got {exchanges!r}")
+        raise UsageError(
+            f"exchanges: expected 0 or at least {1 / level - 1:.0f} for level {level:g}, got {exchanges!r}"
+        )
     labels = observable_names(names, first.shape[1])
     w = checked_weights(weights, len(first)), checked_weights(generated_weights, len(second), "generated_weights")
     (r, variance), (s, other) = (_correlations(*one) for one in zip((first, second), w, strict=True))
@@ -192,9 +194,12 @@ def _standard(events: Tensor, weights: Tensor) -> Tensor:
 
 def _largest_differences(events: Tensor, weights: Tensor, n: int, exchanges: int, seed: int) -> list[float]:
     """The largest difference of correlations of the first n events and the others, then after each exchange."""
-    pooled, variance = _correlations(events, weights)
+    variance = _correlations(events, weights)[1]
     # The error of both sets is that of all events, but for their numbers: that of one, by which all are divided.
-    sizes = weights[:n].square().sum() / weights[:n].sum().square(), weights[n:].square().sum() / weights[n:].sum().square()
+    sizes = (
+        weights[:n].square().sum() / weights[:n].sum().square(),
+        weights[n:].square().sum() / weights[n:].sum().square(),
+    )
     whole = weights.square().sum() / weights.sum().square()
     error = (variance / whole * (sizes[0] + sizes[1])).sqrt()
     z = _standard(events, weights)

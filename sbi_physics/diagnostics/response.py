@@ -9,8 +9,8 @@ $$ \frac{\sigma}{\mu} \left( \frac{z^2 - 1}{2} - \frac{\sigma}{\mu} z \right) $$
 over $\sqrt{n}$.  A generator is called wrong only where a ratio is beyond its tolerance by more than chance allows.
 Beside the ratios in the bins there is their mean over all, in which an energy scale shows that is off everywhere.
 
-Few events, and such that leak out, make chance larger than normal.  So the largest deviation from one, of all ratios, can
-be compared with those after random exchanges of real and generated events within the bins.
+Few events, and such that leak out, make chance larger than normal.  So the largest deviation from one, of all ratios,
+can be compared with those after random exchanges of real and generated events within the bins.
 """
 
 import math
@@ -260,7 +260,9 @@ def response_and_resolution(
         raise SupportError("energy_true: expected energies above zero, got some that are not")
     checked_level(level)
     if not (isinstance(exchanges, int) and (exchanges == 0 or (1 + exchanges) * level >= 1)):
-        raise UsageError(f"exchanges: expected 0 or at least {1 / level - 1:.0f} for level {level:g}, got {exchanges!r}")
+        raise UsageError(
+            f"exchanges: expected 0 or at least {1 / level - 1:.0f} for level {level:g}, got {exchanges!r}"
+        )
     w, v = checked_weights(weights, len(real)), checked_weights(generated_weights, len(generated), "generated_weights")
     edges = _edges(true, bins)
     place, other_place = _places(true, edges), _places(other, edges)

@@ -1,8 +1,8 @@
 r"""Scores of a classifier on events of two kinds: the curve of its errors, and the area under it.
 
 The curve gives the share of real events above a threshold against that of generated ones; the area under it, with
-weights w and v, is $\sum_{ij} w_i v_j [s_i > s_j] / \sum_{ij} w_i v_j$, a tie counting half.  Its error is that of DeLong
-et al. 1988 (doi:10.2307/2531595), the classifier as it is.
+weights w and v, is $\sum_{ij} w_i v_j [s_i > s_j] / \sum_{ij} w_i v_j$, a tie counting half.  Its error is that of
+DeLong et al. 1988 (doi:10.2307/2531595), the classifier as it is.
 """
 
 import math

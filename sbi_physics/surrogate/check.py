@@ -8,9 +8,9 @@ a test the many features, bins and pairs share that again.  So all tests togethe
 probability `level` at most.  Where normal errors would be a bold assumption (response, correlations, kernel distance),
 real and generated events are exchanged at random instead.
 
-Events of weight w, which may be negative, stand for the density of which the weighted mean is the mean.  A generated event
-has the weight of the real event whose parameters it was made at: then the parameters are distributed alike, and what is
-left is p(x | theta).
+Events of weight w, which may be negative, stand for the density of which the weighted mean is the mean.  A generated
+event has the weight of the real event whose parameters it was made at: then the parameters are distributed alike, and
+what is left is p(x | theta).
 """
 
 import math
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, batch_of, finite, same_length
 from sbi_physics.core.errors import NonFiniteError, ShapeError, SupportError
+from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive
 from sbi_physics.core.voxels import VoxelGeometry
 from sbi_physics.diagnostics.classifier import ClassifierTest, classifier_auc
@@ -149,7 +150,7 @@ def check_surrogate(
         simulator_timing=None if simulator is None else largest_batch(simulator, sets.generated.theta, _BATCHES),
         left_out=left_out,
         level=level,
-        compared=tests.compared(geometry),
+        compared=tests.compared(geometry, getattr(generator, "parameters", None)),
     )
 
 
@@ -213,8 +214,12 @@ def _columns(features: Features, sets: _Sets) -> tuple[tuple[str, ...], list[Ten
         # What never varies in one set may be missing there, and not in another.
         theta, x = (torch.cat([events[i] for events in sets]) for i in (0, 1))
         found = features(theta, x)
-        named = [dict(zip(found, part, strict=True)) for part in zip(*(v.chunk(3) for v in found.values()), strict=True)]
-    every = [{name: as_tensor(v, name, dtype=torch.float64).cpu().reshape(-1) for name, v in one.items()} for one in named]
+        named = [
+            dict(zip(found, part, strict=True)) for part in zip(*(v.chunk(3) for v in found.values()), strict=True)
+        ]
+    every = [
+        {name: as_tensor(v, name, dtype=torch.float64).cpu().reshape(-1) for name, v in one.items()} for one in named
+    ]
     names = [name for name, v in every[0].items() if any(bool((one[name] != v[0]).any()) for one in every)]
     if not names:
         raise ShapeError("features: expected some that vary from event to event")
@@ -224,9 +229,7 @@ def _columns(features: Features, sets: _Sets) -> tuple[tuple[str, ...], list[Ten
 class _Comparisons:
     """The tests of features: of real events with generated ones."""
 
-    def __init__(
-        self, names: tuple[str, ...], columns: Sequence[Tensor], sets: _Sets, level: float, seed: int
-    ) -> None:
+    def __init__(self, names: tuple[str, ...], columns: Sequence[Tensor], sets: _Sets, level: float, seed: int) -> None:
         self.names, self.sets, self.level, self.seed = names, sets, level, seed
         self.real, self.generated = columns[0], columns[1]
         # A test by exchanges can be no surer than one of all of them.
@@ -249,12 +252,16 @@ class _Comparisons:
     def frechet(self) -> Any:
         _few(self.names, 1)
         some = self._some(_MOST_FOR_DISTANCES)
-        return frechet_physics_distance(**some, level=self.level, seed=derive(self.seed, "frechet"))
+        return frechet_physics_distance(**some, scaling="maximum", level=self.level, seed=derive(self.seed, "frechet"))
 
     def kernel(self) -> Any:
         some = self._some(_MOST_FOR_DISTANCES)
         return kernel_physics_distance(
-            **some, exchanges=self.exchanges, level=self.level, seed=derive(self.seed, "kernel")
+            **some,
+            scaling="maximum",
+            exchanges=self.exchanges,
+            level=self.level,
+            seed=derive(self.seed, "kernel"),
         )
 
     def manifold(self) -> Any:
@@ -292,13 +299,18 @@ class _Comparisons:
             seed=derive(self.seed, "response"),
         )
 
-    def compared(self, geometry: VoxelGeometry | None) -> ComparedEvents:
+    def compared(self, geometry: VoxelGeometry | None, parameters: Parameters | None) -> ComparedEvents:
         real, generated, paired = self.sets
         n = len(real.x)
         weights = [torch.ones(n, dtype=torch.float64) if w is None else w for w in (real.weights, paired.weights)]
-        share = weights[1] / weights[1].sum()
-        means = [torch.tensordot(share.float(), one.x, 1) for one in (paired, generated)]
-        return ComparedEvents(self.names, self.real, self.generated, *weights, *means, geometry)
+        share = (weights[1] / weights[1].sum()).float()
+        means = []
+        for one in (paired, generated):
+            mean = torch.tensordot(share, one.x, 1)
+            variance = torch.tensordot(share.square(), one.x.square(), 1) - mean.square() * share.square().sum()
+            means += [mean, variance.clamp(min=0.0).sqrt()]
+        name, unit = ("theta", "") if parameters is None else (parameters.names[0], parameters.units[0])
+        return ComparedEvents(self.names, self.real, self.generated, *weights, *means, geometry, name, unit)
 
 
 def _few(names: Sequence[str], least: int) -> None:
@@ -308,7 +320,8 @@ def _few(names: Sequence[str], least: int) -> None:
 
 def _response(energy: Energy | None, tests: _Comparisons, left_out: dict[str, str]) -> ResponseComparison | None:
     real, generated = (
-        None if energy is None else energy(events.theta, events.x) for events in (tests.sets.paired, tests.sets.generated)
+        None if energy is None else energy(events.theta, events.x)
+        for events in (tests.sets.paired, tests.sets.generated)
     )
     if real is None or generated is None:
         return None

@@ -31,6 +31,7 @@ KINDS = (
 """The tests; what is easier to understand comes first, where several are equally sure."""
 
 _FURTHEST = 37.0  # sigma, where probabilities end
+_COLUMNS = ("value", "error", "expected", "expected_error")
 _RATIOS = ("response_ratio", "response_ratio_error", "resolution_ratio", "resolution_ratio_error")
 
 
@@ -45,8 +46,12 @@ class ComparedEvents:
         weights: of the real events, ``(n,)``.
         generated_weights: of the generated events, ``(n,)``.
         real_mean: the mean output at the parameters of the generated events, ``x_shape``.
+        real_mean_error: its standard deviation.
         generated_mean: the mean generated output.
+        generated_mean_error: its standard deviation.
         geometry: the voxels of an output, where it is a shower.
+        energy_name: what the first parameter is called.
+        unit: of the first parameter, empty where it is not known.
     """
 
     names: tuple[str, ...]
@@ -55,8 +60,12 @@ class ComparedEvents:
     weights: Tensor
     generated_weights: Tensor
     real_mean: Tensor
+    real_mean_error: Tensor
     generated_mean: Tensor
+    generated_mean_error: Tensor
     geometry: VoxelGeometry | None
+    energy_name: str
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -178,10 +187,9 @@ class SurrogateReport:
             if one is not None:
                 table.append([name, with_error(one.value, one.error), "0"])
         if self.manifold is not None:
-            one = self.manifold
-            for name, value in zip(NAMES, zip(one.value, one.error, one.expected, one.expected_error), strict=True):
-                v, e, x, x_error = map(float, value)
-                table.append([name, with_error(v, e), with_error(x, x_error)])
+            columns = [getattr(self.manifold, key).tolist() for key in _COLUMNS]
+            for name, value, error, *expected in zip(NAMES, *columns, strict=True):
+                table.append([name, with_error(value, error), with_error(*expected)])
         if self.response is not None:
             table.append(["response, generated / real", with_error(*self.response.energy_scale), "1"])
             table.append(["resolution, generated / real", with_error(*self.response.overall_resolution), "1"])
@@ -250,9 +258,8 @@ class SurrogateReport:
                 "features": [first, second], "generated": generated, "real": real, "error": error
             }  # fmt: skip
         if self.manifold is not None:
-            columns = ("value", "error", "expected", "expected_error")
             found["manifold"] = {
-                name: {key: float(getattr(self.manifold, key)[i]) for key in columns} for i, name in enumerate(NAMES)
+                name: {key: float(getattr(self.manifold, key)[i]) for key in _COLUMNS} for i, name in enumerate(NAMES)
             }
         if self.response is not None:
             found["response"] = {key: getattr(self.response, key).tolist() for key in ("edges", *_RATIOS)}
@@ -310,6 +317,4 @@ def _sigmas(p_value: float) -> float:
 
 def _by_feature(histogram: HistogramDistance) -> dict[str, dict[str, float]]:
     columns = ("value", "error", "expected", "expected_error")
-    return {
-        name: {key: float(getattr(histogram, key)[i]) for key in columns} for i, name in enumerate(histogram.names)
-    }
+    return {name: {key: float(getattr(histogram, key)[i]) for key in columns} for i, name in enumerate(histogram.names)}
