@@ -1,0 +1,1 @@
+"""What surrogates are worth: `check` and what it catches."""
