@@ -217,13 +217,15 @@ def _columns(features: Features, sets: _Sets) -> tuple[tuple[str, ...], list[Ten
         named = [
             dict(zip(found, part, strict=True)) for part in zip(*(v.chunk(3) for v in found.values()), strict=True)
         ]
-    every = [
-        {name: as_tensor(v, name, dtype=torch.float64).cpu().reshape(-1) for name, v in one.items()} for one in named
-    ]
+    every = [{name: _column(values, name) for name, values in one.items()} for one in named]
     names = [name for name, v in every[0].items() if any(bool((one[name] != v[0]).any()) for one in every)]
     if not names:
         raise ShapeError("features: expected some that vary from event to event")
     return tuple(names), [torch.stack([one[name] for name in names], 1) for one in every]
+
+
+def _column(values: Any, name: str) -> Tensor:
+    return finite(as_tensor(values, name, dtype=torch.float64).cpu(), f"feature {name}").reshape(-1)
 
 
 class _Comparisons:
