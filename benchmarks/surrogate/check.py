@@ -87,6 +87,7 @@ def _check(case: str, events: int, seed: int) -> SurrogateReport:
         geometry=generator.geometry,
         threshold=1.0,
         classifier=CLASSIFIER,
+        batches=(),
         level=LEVEL,
         seed=seed,
         progress=False,

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from sbi_physics.core.checks import as_tensor, batch_of, finite, same_length
+from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer, same_length
 from sbi_physics.core.errors import NonFiniteError, ShapeError, SupportError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive
@@ -37,14 +37,14 @@ from sbi_physics.diagnostics.uniformity import checked_level
 from sbi_physics.surrogate.surrogate_report import KINDS, ComparedEvents, SurrogateReport
 from sbi_physics.surrogate.timing import largest_batch, time_events
 
-__all__ = ["Energy", "Features", "SurrogateReport", "check_surrogate"]
+__all__ = ["BATCHES", "Energy", "Features", "SurrogateReport", "check_surrogate"]
 
 Features = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 Energy = Callable[[Tensor, Tensor], Tensor | None]
 Test = TypeVar("Test")
 
 _LEAST = 400
-_BATCHES = (1, 100, 10_000)
+BATCHES = (1, 100, 10_000)
 _MOST_FOR_DISTANCES = 10_000
 _MOST_FEATURES = 500
 _MOST_PRODUCTS = 1e11  # numbers that the exchanges of correlations may multiply
@@ -80,6 +80,7 @@ def check_surrogate(
     threshold: float = 0.0,
     simulator: Callable[..., Any] | None = None,
     classifier: Mapping[str, Any] | None = None,
+    batches: Sequence[int] = BATCHES,
     level: float = 0.01,
     seed: int = 0,
     progress: bool = True,
@@ -102,6 +103,7 @@ def check_surrogate(
         threshold: energy that a voxel must exceed to count as hit, with a geometry.
         simulator: what it stands in for, to be timed beside it.
         classifier: settings of `diagnostics.classifier_auc`.
+        batches: rising sizes of the batches that are timed; none are where there is no size.
         level: the probability that a perfect surrogate flunks.
         seed: of the split, the generated events and the classifiers.
         progress: whether to show progress bars.
@@ -113,6 +115,7 @@ def check_surrogate(
     """
     check_seed(seed)
     checked_level(level)
+    sizes = tuple(positive_integer(batch, "batches") for batch in batches)
     sets = _split(generator, _checked(generator, theta, x, weights), seed)
     names, columns = _columns(features or _default_features(geometry, threshold), sets)
     low, high = ([events.x.flatten(1) for events in sets], "low"), (columns, "high")
@@ -146,8 +149,8 @@ def check_surrogate(
         kernel=tests.kernel(),
         manifold=_or_why(tests.manifold, "modes", left_out),
         response=_response(energy or _default_energy(geometry), tests, left_out),
-        timings=tuple(time_events(generator, sets.generated.theta, batch) for batch in _BATCHES),
-        simulator_timing=None if simulator is None else largest_batch(simulator, sets.generated.theta, _BATCHES),
+        timings=tuple(time_events(generator, sets.generated.theta, batch) for batch in sizes),
+        simulator_timing=largest_batch(simulator, sets.generated.theta, sizes) if simulator and sizes else None,
         left_out=left_out,
         level=level,
         compared=tests.compared(geometry, getattr(generator, "parameters", None)),

@@ -87,8 +87,8 @@ class SurrogateReport:
         kernel: distance of the features.
         manifold: precision, recall, density and coverage of the features.
         response: response and resolution against energy; None also where there is no energy to compare.
-        timings: of generated events in batches of 1, 100 and 10,000.
-        simulator_timing: of the simulator, in a batch of 10,000 or fewer; None where there is none.
+        timings: of generated events in batches of 1, 100 and 10,000, or of other sizes that were asked for.
+        simulator_timing: of the simulator, in the largest of these batches for which there was time, or None.
         left_out: a sentence for each test that could not be made.
         level: the probability that the simulator itself flunks any of the tests; each has an equal share of it.
         compared: features and mean outputs, for pictures.

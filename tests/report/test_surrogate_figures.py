@@ -36,7 +36,9 @@ def report(scale=1.0, weights=None, **options):
         def __call__(self, theta, *, seed):
             return scale * Showers.__call__(self, theta, seed=seed)
 
-    return check_surrogate(Scaled(), theta, x, classifier=FAST, progress=False, weights=weights, **options)
+    return check_surrogate(
+        Scaled(), theta, x, classifier=FAST, progress=False, weights=weights, **{"batches": (1, 10), **options}
+    )
 
 
 def words(figure):

@@ -51,13 +51,13 @@ def energy(theta, x):
 def check(surrogate, n=N, **options):
     theta = Cells().parameters.sample(n, seed=1)
     x = Cells()(theta, seed=2)
-    how = {"features": features, "energy": energy, "simulator": Cells(), "classifier": FAST, "progress": False}
+    how = {"features": features, "energy": energy, "classifier": FAST, "batches": (), "progress": False}
     return check_surrogate(surrogate, theta, x, **{**how, **options})
 
 
 @pytest.fixture(scope="module")
 def itself():
-    return check(Cells())
+    return check(Cells(), simulator=Cells(), batches=(1, 100, 10_000))
 
 
 def test_the_simulator_itself_passes_at_its_floor(itself):
@@ -119,7 +119,14 @@ def test_signed_weights_stand_for_another_density():
             first = torch.rand(len(theta), 1, generator=generator) < 0.75
             return torch.where(first, Cells(lost=True)(theta, seed=seed), Cells(lost=False)(theta, seed=seed + 1))
 
-    how = {"features": features, "energy": energy, "weights": weights, "classifier": FAST, "progress": False}
+    how = {
+        "features": features,
+        "energy": energy,
+        "weights": weights,
+        "classifier": FAST,
+        "batches": (),
+        "progress": False,
+    }
     report = check_surrogate(Tilted(), theta, x, **how)
     assert report.passed, report.verdicts
     assert report.manifold is None
@@ -139,7 +146,7 @@ def test_a_function_is_enough_and_a_number_that_never_varies_is_found():
         x[:, 1] = 1.0
         return x
 
-    report = check(stuck, n=1000, features=None, energy=None, simulator=None)
+    report = check(stuck, n=1000, features=None, energy=None)
     assert not report.passed
     assert report.separation.names == ("x[0]", "x[1]", "x[2]")
     assert report.separation.names[report.worst_features[0]] == "x[1]"
@@ -162,7 +169,7 @@ def test_a_perfect_surrogate_seldom_flunks():
     for seed in range(40):
         theta = Cells().parameters.sample(1000, seed=3 * seed)
         x = Cells()(theta, seed=3 * seed + 1)
-        how = {"features": features, "energy": energy, "classifier": fast, "progress": False}
+        how = {"features": features, "energy": energy, "classifier": fast, "batches": (), "progress": False}
         reports.append(check_surrogate(Cells(), theta, x, level=0.05, seed=seed, **how))
     assert sum(not report.passed for report in reports) < 7, [report.failed for report in reports]
 

@@ -36,8 +36,8 @@ def events():
 
 
 def check(generator, events, seed=0):
-    how = {"geometry": PHOTONS.geometry, "threshold": 1.0, "classifier": FAST, "progress": False, "seed": seed}
-    return check_surrogate(generator, *events, **how)
+    how = {"geometry": PHOTONS.geometry, "threshold": 1.0, "classifier": FAST, "batches": ()}
+    return check_surrogate(generator, *events, **how, seed=seed, progress=False)
 
 
 def test_the_simulator_itself_passes(events):
