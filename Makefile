@@ -40,6 +40,7 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.many
 	$(BIN)/python -m benchmarks.posterior.calibration
 	$(BIN)/python -m benchmarks.posterior.oscillator
+	$(BIN)/python -m benchmarks.surrogate.check
 	$(BIN)/python -m benchmarks.report
 
 clean:

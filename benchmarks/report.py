@@ -22,6 +22,7 @@ def main() -> None:
     sections = {"vs_sbi_two_moons": _posteriors, "flow_fits": _fits, "flow_steps": _steps}
     sections |= {"sbibm_posteriors": _tasks, "sbibm_exact": _exact, "flow_ensembles": _ensembles, "flow_gpu": _gpu}
     sections |= {"many_observations": _many, "calibration": _calibration, "oscillator": _oscillator}
+    sections |= {"surrogate_check": _surrogate_checks}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"
@@ -103,6 +104,23 @@ def _oscillator(result: dict[str, Any]) -> list[str]:
     return [
         f"## An oscillator with {result['missing']:.0%} of samples missing, from {result['simulations']:,} series",
         _table(head, rows),
+    ]
+
+
+def _surrogate_checks(result: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            row["case"],
+            f"{row['events']:,}",
+            f"{row['flunked']} of {row['repeats']}",
+            ", ".join(f"{name} {count}" for name, count in row["by_test"].items()) or "-",
+        ]
+        for row in result["rows"]
+    ]
+    return [
+        f"## How often `check` flunks showers, at the level {result['rows'][0]['level']:.0%}",
+        "Electromagnetic showers of 1 to 30 GeV; half of the events are the reference of the others.",
+        _table(["what is wrong", "events", "flunked", "by test"], rows),
     ]
 
 

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sbi_physics.cli.common import DeviceOption, JsonOption, Output, QuietOption, SeedOption, check_writable
+from sbi_physics.cli.common import (
+    DeviceOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    SeedOption,
+    check_writable,
+    foreign_code,
+)
 
 if TYPE_CHECKING:
     from sbi_physics.core.voxels import VoxelGeometry
@@ -122,6 +130,8 @@ def sample(
 def check(
     model: ModelArgument,
     simulations: Annotated[Path, typer.Argument(help="Real events that the surrogate was not trained on.")],
+    plot: Annotated[Path | None, typer.Option(help="Page of plots to write (.png, .pdf, .svg).")] = None,
+    simulator: Annotated[str | None, typer.Option(help="What it stands in for, to be timed beside it.")] = None,
     most: Annotated[int, typer.Option(help="Events to use at most.")] = 100_000,
     epochs: Annotated[int, typer.Option(help="Of the classifiers.")] = 50,
     max_seconds: Annotated[float | None, typer.Option(help="Budget of each classifier.")] = None,
@@ -132,19 +142,30 @@ def check(
 ) -> None:
     """Measure how far generated events are from real ones, and how fast they come."""
     import sbi_physics as sp
+    from sbi_physics.simulation.resolve import resolve_simulator
 
     output = Output(json, quiet)
+    if plot is not None:
+        check_writable(plot)
     surrogate = _surrogate(model, device)
     theta, x = _events(simulations, None).training_set()
     if isinstance(x, dict):
         raise sp.UsageError(f"{simulations}: expected one output, got several: {', '.join(x)}")
-    report = surrogate.check(
-        theta[:most],
-        x[:most],
-        classifier={"epochs": epochs, "max_seconds": max_seconds, "device": device},
-        seed=seed,
-        progress=output.progress,
-    )
+    with foreign_code():
+        beside = None if simulator is None else resolve_simulator(simulator)
+        report = surrogate.check(
+            theta[:most],
+            x[:most],
+            simulator=beside,
+            classifier={"epochs": epochs, "max_seconds": max_seconds, "device": device},
+            seed=seed,
+            progress=output.progress,
+        )
+    if plot is not None:
+        from sbi_physics.report.figures import save_figure
+        from sbi_physics.report.surrogate_figures import surrogate_check
+
+        save_figure(surrogate_check(report), plot)
     text = output.table(report.verdict, ["measurement", "generated", "real"], report.rows())
     output.result(text, **report.to_dict())
 

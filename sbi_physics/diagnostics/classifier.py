@@ -13,6 +13,9 @@ $$ J \geq 1 + \tfrac12 E_\text{real} [\log_2 d] + \tfrac12 E_\text{generated} [\
 
 There the scores are calibrated by two numbers, slope and offset, fitted on the validation events.  An AUC near 1/2
 says that *this* classifier found nothing: give it events enough, and trees a try beside the network.
+
+Weights of events go into the loss, the accuracy and the AUC, $\sum_{ij} w_i v_j [s_i > s_j] / \sum_{ij} w_i v_j$; the
+network takes negative ones (as Nachman & Thaler 2020, arXiv:2007.11586), with which the AUC may leave [0, 1] by chance.
 """
 
 import math
@@ -24,9 +27,10 @@ import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, finite, known_keys, positive_integer, resolve_device
-from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.random import check_seed, derive
-from sbi_physics.diagnostics.events import checked_events
+from sbi_physics.diagnostics.events import checked_events, checked_weights, effective_number
+from sbi_physics.diagnostics.scores import Scored, area_under_curve
 from sbi_physics.diagnostics.two_sample_classifiers import (
     Budget,
     Fitted,
@@ -44,6 +48,7 @@ Kind = Literal["network", "trees"]
 Scaling = Literal["standard", "logarithm"]
 
 _FEWEST = 50
+_FEWEST_EFFECTIVE = 10
 _WIDTH = {"cuda": 2048, "cpu": 512}
 
 
@@ -66,6 +71,8 @@ class ClassifierTest:
         training_events: of both kinds together.
         real_scores: log-odds of being real of real test events, ``(n,)``.
         generated_scores: those of generated ones, ``(m,)``.
+        real_weights: of the real test events, ``(n,)``; ones where none were given.
+        generated_weights: likewise ``(m,)``.
         out_of_time: whether training ended because the seconds were used up.
         level: the probability that equal distributions flunk.
     """
@@ -84,6 +91,8 @@ class ClassifierTest:
     training_events: int
     real_scores: Tensor
     generated_scores: Tensor
+    real_weights: Tensor
+    generated_weights: Tensor
     out_of_time: bool
     level: float
 
@@ -115,6 +124,8 @@ def classifier_auc(
     *,
     contexts: Any = None,
     generated_contexts: Any = None,
+    weights: Any = None,
+    generated_weights: Any = None,
     kind: Kind = "network",
     scaling: Scaling = "standard",
     hidden_features: int | None = None,
@@ -136,6 +147,8 @@ def classifier_auc(
             energy; None shows none.
         generated_contexts: ``(m, *context)``; where not given, generated events have the contexts of the real ones, row
             by row, and two events with one context are both in the same of the three parts.
+        weights: of the real events ``(n,)``, ones where None; for a network negative ones may be among them.
+        generated_weights: likewise ``(m,)``.
         kind: ``"network"``, or ``"trees"`` for gradient-boosted ones, on the CPU.
         scaling: ``"standard"`` for mean zero and deviation one, ``"logarithm"`` to do so with the logarithms of all
             columns without negative numbers, such as energies.
@@ -152,6 +165,7 @@ def classifier_auc(
     Raises:
         ShapeError: the shapes do not fit, or there are fewer than 50 events of either kind.
         NonFiniteError: a number is NaN or infinite.
+        SupportError: the weights are those of fewer than 10 events in one of the three parts, of either kind.
         UsageError: an argument is out of range.
     """
     known_keys([kind], ["network", "trees"], "kind")
@@ -167,12 +181,22 @@ def classifier_auc(
     width = _WIDTH[where.type] if hidden_features is None else positive_integer(hidden_features, "hidden_features")
     shape = NetworkShape(width, positive_integer(hidden_layers, "hidden_layers"), dropout)
     budget = Budget(positive_integer(epochs, "epochs"), deadline, progress)
-    parts = _parts(real, generated, contexts, generated_contexts, scaling == "logarithm", seed)
+    sets = _checked_sets((real, generated), (contexts, generated_contexts), (weights, generated_weights))
+    if kind == "trees" and any(bool((one.weights < 0).any()) for one in sets):
+        raise UsageError("weights: trees take no negative ones; use a network")
+    parts = _parts(sets, contexts is not None and generated_contexts is None, scaling == "logarithm", seed)
     if kind == "network":
         fitted = fit_network(parts.train, parts.validation, shape, budget, seed, where)
     else:
         fitted = fit_trees(parts.train, parts.validation, budget, seed)
     return _judged(kind, fitted, parts, level)
+
+
+class _Set(NamedTuple):
+    """Events beside their contexts ``(n, F)``, and their weights ``(n,)``."""
+
+    rows: Tensor
+    weights: Tensor
 
 
 class _Parts(NamedTuple):
@@ -181,25 +205,36 @@ class _Parts(NamedTuple):
     test: Labelled
 
 
-def _parts(real: Any, generated: Any, contexts: Any, generated_contexts: Any, logarithm: bool, seed: int) -> _Parts:
-    """Events beside their contexts, in three parts, scaled as the training part."""
-    first, second = (events.cpu() for events in checked_events(real, generated, minimum=_FEWEST))
-    paired = contexts is not None and generated_contexts is None
-    if contexts is not None:
-        first = torch.cat([first, _context(contexts, len(first), "contexts")], 1)
-        others = contexts if paired else generated_contexts
-        second = torch.cat([second, _context(others, len(second), "contexts" if paired else "generated_contexts")], 1)
-    elif generated_contexts is not None:
+def _checked_sets(events: tuple[Any, Any], contexts: tuple[Any, Any], weights: tuple[Any, Any]) -> list[_Set]:
+    """Real and generated events."""
+    first, second = (rows.cpu() for rows in checked_events(*events, minimum=_FEWEST))
+    given, others = contexts
+    if given is None and others is not None:
         raise UsageError("generated_contexts: expected contexts of the real events too, got None")
+    if given is not None:
+        first = torch.cat([first, _context(given, len(first), "contexts")], 1)
+        name = "contexts" if others is None else "generated_contexts"
+        second = torch.cat([second, _context(given if others is None else others, len(second), name)], 1)
     if first.shape[1] != second.shape[1]:
         raise ShapeError("expected real and generated contexts of equal shape")
+    return [
+        _Set(rows, checked_weights(some, len(rows), name))
+        for rows, some, name in zip((first, second), weights, ("weights", "generated_weights"), strict=True)
+    ]
+
+
+def _parts(sets: list[_Set], paired: bool, logarithm: bool, seed: int) -> _Parts:
+    """Events in three parts, scaled as the training part."""
     # Events of one context in different parts would teach the classifier the wrong answer about the other.
-    orders = [_order(len(first), derive(seed, "order")), _order(len(second), derive(seed, "order", 0 if paired else 1))]
-    if paired:
-        orders[1] = orders[0]
-    split = [_split(events[order]) for events, order in zip((first, second), orders, strict=True)]
-    scale = InputScale(torch.cat([split[0][0], split[1][0]]), logarithm=logarithm)
-    return _Parts(*(_labelled(scale(one), scale(other)) for one, other in zip(*split, strict=True)))
+    orders = [_order(len(one.rows), derive(seed, "order", 0 if paired else i)) for i, one in enumerate(sets)]
+    split = [_split(one, order) for one, order in zip(sets, orders, strict=True)]
+    for part in (one for kind in split for one in kind):
+        if not (float(part.weights.sum()) > 0 and effective_number(part.weights) >= _FEWEST_EFFECTIVE):
+            raise SupportError(
+                f"weights: {len(part.rows)} events are worth fewer than {_FEWEST_EFFECTIVE}, too few for a classifier"
+            )
+    scale = InputScale(torch.cat([split[0][0].rows, split[1][0].rows]), logarithm=logarithm)
+    return _Parts(*(_labelled(scale, one, other) for one, other in zip(*split, strict=True)))
 
 
 def _context(contexts: Any, n: int, name: str) -> Tensor:
@@ -213,28 +248,30 @@ def _order(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
-def _split(events: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    train, validation = int(0.6 * len(events)), int(0.2 * len(events))
-    return events[:train], events[train : train + validation], events[train + validation :]
+def _split(events: _Set, order: Tensor) -> list[_Set]:
+    train, validation = int(0.6 * len(order)), int(0.2 * len(order))
+    places = order.tensor_split((train, train + validation))
+    return [_Set(events.rows[some], events.weights[some]) for some in places]
 
 
-def _labelled(real: Tensor, generated: Tensor) -> Labelled:
-    return Labelled(torch.cat([real, generated]), torch.cat([torch.ones(len(real)), torch.zeros(len(generated))]))
+def _labelled(scale: InputScale, real: _Set, generated: _Set) -> Labelled:
+    labels = torch.cat([torch.ones(len(real.rows)), torch.zeros(len(generated.rows))])
+    weights = torch.cat([real.weights, generated.weights]).float()
+    return Labelled(torch.cat([scale(real.rows), scale(generated.rows)]), labels, weights)
 
 
 def _judged(kind: Kind, fitted: Fitted, parts: _Parts, level: float) -> ClassifierTest:
-    score, real = fitted.score(parts.test.rows), parts.test.labels > 0.5
-    first, second = score[real], score[~real]
-    n, m = len(first), len(second)
-    auc, error = _auc(first, second)
-    right = [float((first > 0).double().mean()), float((second <= 0).double().mean())]
-    accuracy_error = 0.5 * math.hypot(*(_binomial(p, count) for p, count in zip(right, (n, m), strict=True)))
-    divergence, divergence_error = _divergence(first, second, fitted.score(parts.validation.rows), parts.validation)
+    score, is_real = fitted.score(parts.test.rows), parts.test.labels > 0.5
+    real, generated = (Scored(score[some], parts.test.weights[some].double()) for some in (is_real, ~is_real))
+    auc, error, expected_error = area_under_curve(real, generated)
+    right = [one.mean_of((one.score > 0) == wanted) for one, wanted in ((real, True), (generated, False))]
+    accuracy_error = 0.5 * math.hypot(*(_binomial(p, one) for p, one in zip(right, (real, generated), strict=True)))
+    divergence, divergence_error = _divergence(real, generated, fitted.score(parts.validation.rows), parts.validation)
     return ClassifierTest(
         kind=kind,
         auc=auc,
         error=error,
-        expected_error=math.sqrt((n + m + 1) / (12 * n * m)),
+        expected_error=expected_error,
         accuracy=0.5 * sum(right),
         accuracy_error=accuracy_error,
         jensen_shannon=divergence,
@@ -243,44 +280,35 @@ def _judged(kind: Kind, fitted: Fitted, parts: _Parts, level: float) -> Classifi
         best_epoch=fitted.best_epoch,
         features=parts.test.rows.shape[1],
         training_events=len(parts.train.rows),
-        real_scores=first,
-        generated_scores=second,
+        real_scores=real.score,
+        generated_scores=generated.score,
+        real_weights=real.weights,
+        generated_weights=generated.weights,
         out_of_time=fitted.out_of_time,
         level=level,
     )
 
 
-def _auc(real: Tensor, generated: Tensor) -> tuple[float, float]:
-    """Area under the curve, ties counting half, and the error of DeLong et al."""
-    above, below = (_share_below(generated, real), 1 - _share_below(real, generated))
-    auc, n, m = float(above.mean()), len(real), len(generated)
-    error = math.sqrt(float(above.var()) / n + float(below.var()) / m)
-    # Where the scores do not overlap there is no spread: then what one more event could change.
-    return auc, max(error, 0.5 / (min(n, m) + 2) if auc in (0.0, 1.0) else 0.0)
-
-
-def _share_below(others: Tensor, scores: Tensor) -> Tensor:
-    """The share of `others` below each score ``(n,)``, equal ones counting half."""
-    ordered = others.sort().values
-    left, right = torch.searchsorted(ordered, scores), torch.searchsorted(ordered, scores, right=True)
-    return 0.5 * (left + right).double() / len(others)
-
-
-def _binomial(share: float, n: int) -> float:
-    smoothed = (share * n + 1) / (n + 2)
+def _binomial(share: float, events: Scored) -> float:
+    n = effective_number(events.weights)
+    smoothed = (min(max(share, 0.0), 1.0) * n + 1) / (n + 2)
     return math.sqrt(smoothed * (1 - smoothed) / n)
 
 
-def _divergence(real: Tensor, generated: Tensor, validation: Tensor, labelled: Labelled) -> tuple[float, float]:
+def _divergence(real: Scored, generated: Scored, validation: Tensor, labelled: Labelled) -> tuple[float, float]:
     """Lower bound of the Jensen-Shannon divergence in bits, from calibrated scores, and its error."""
     from sklearn.linear_model import LogisticRegression
 
     usual = float(validation.std()) or 1.0
+    # The bound holds for any slope and offset: those of the positive weights are good enough.
+    weights = labelled.weights.cpu().clamp(min=0.0).double().numpy()
     calibration = LogisticRegression(class_weight="balanced").fit(
-        (validation / usual).unsqueeze(1).numpy(), labelled.labels.cpu().numpy()
+        (validation / usual).unsqueeze(1).numpy(), labelled.labels.cpu().numpy(), sample_weight=weights
     )
     slope, offset = float(calibration.coef_[0, 0]) / usual, float(calibration.intercept_[0])
-    terms = [torch.nn.functional.logsigmoid(sign * (slope * s + offset)) for sign, s in ((1, real), (-1, generated))]
-    terms = [1 + term / math.log(2) for term in terms]
-    error = 0.5 * math.hypot(*(float(term.std()) / math.sqrt(len(term)) for term in terms))
-    return 0.5 * sum(float(term.mean()) for term in terms), error
+    value, errors = 0.0, []
+    for one, sign in ((real, 1), (generated, -1)):
+        terms = 1 + torch.nn.functional.logsigmoid(sign * (slope * one.score + offset)) / math.log(2)
+        mean = one.mean_of(terms)
+        value, errors = value + 0.5 * mean, [*errors, one.error_of(terms, mean)]
+    return value, 0.5 * math.hypot(*errors)

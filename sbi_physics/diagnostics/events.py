@@ -7,9 +7,17 @@ import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, finite
-from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 
-__all__ = ["checked_events", "column", "observable_names", "shuffled", "standardise"]
+__all__ = [
+    "checked_events",
+    "checked_weights",
+    "column",
+    "effective_number",
+    "observable_names",
+    "shuffled",
+    "standardise",
+]
 
 
 def checked_events(real: Any, generated: Any, *, minimum: int = 2) -> tuple[Tensor, Tensor]:
@@ -46,6 +54,29 @@ def column(values: Any, name: str) -> Tensor:
     return finite(tensor, name).reshape(-1)
 
 
+def checked_weights(weights: Any, n: int, name: str = "weights") -> Tensor:
+    """One float64 weight for each event, ``(n,)`` on the CPU; ones where None, and negative ones may be among them.
+
+    Raises:
+        ShapeError: there is not one weight for each event.
+        NonFiniteError: a weight is NaN or infinite.
+        SupportError: their sum is not above zero.
+    """
+    if weights is None:
+        return torch.ones(n, dtype=torch.float64)
+    found = column(weights, name)
+    if len(found) != n:
+        raise ShapeError(f"{name}: expected one for each of {n} events, got {len(found)}")
+    if not float(found.sum()) > 0:
+        raise SupportError(f"{name}: expected a sum above zero, got {float(found.sum()):.3g}")
+    return found
+
+
+def effective_number(weights: Tensor) -> float:
+    """Unweighted events that would know a mean as well, ``(sum w)**2 / sum w**2``."""
+    return float(weights.sum().square() / weights.square().sum())
+
+
 def observable_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """The names given, or observable 0, ... where None; raises `UsageError` unless there are `count`."""
     labels = tuple(names) if names is not None else tuple(f"observable {i}" for i in range(count))
@@ -60,8 +91,13 @@ def shuffled(events: Tensor, seed: int) -> Tensor:
     return events[torch.randperm(len(events), generator=generator).to(events.device)]
 
 
-def standardise(real: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """All sets ``(*, D)`` in units of mean and standard deviation of the real one; one where that is zero."""
-    mean, deviation = real.mean(0), real.std(0)
+def standardise(real: Tensor, *others: Tensor, weights: Tensor | None = None) -> tuple[Tensor, ...]:
+    """All sets ``(*, D)`` in units of mean and standard deviation of the real one; one where that is not positive."""
+    if weights is None:
+        mean, deviation = real.mean(0), real.std(0)
+    else:
+        share = (weights / weights.sum()).to(real)
+        mean = share @ real
+        deviation = (share @ (real - mean).square()).clamp(min=0.0).sqrt()
     scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     return tuple((events - mean) / scale for events in (real, *others))

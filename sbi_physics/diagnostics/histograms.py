@@ -12,12 +12,16 @@ $S \to (1/n + 1/m)\,\chi^2_{K-1} / 4$, and J is the same over $2 \ln 2$.  That g
 Bins hold equal shares of real events, the outermost ones are open.  Zero, and any value that fills a bin alone, is a
 point mass with a bin of its own, so that 1e-9 is not taken for an exact zero; cut the generated events first if a
 threshold belongs to the data.
+
+With weights w the shares are sums of them, their variances follow from the sums of squares, and the p-value is that of
+$\chi^2 = \sum_k (p_k - q_k)^2 / (\sigma_{p_k}^2 + \sigma_{q_k}^2)$ (Gagunashvili 2010, arXiv:0905.4221).  A bin
+whose negative weights outweigh the others adds nothing to a distance.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,13 +30,21 @@ from torch import Tensor
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import derive, numpy_generator
-from sbi_physics.diagnostics.events import checked_events, observable_names
+from sbi_physics.diagnostics.events import checked_events, checked_weights, effective_number, observable_names
 from sbi_physics.diagnostics.uniformity import checked_level
 
 __all__ = ["HistogramDistance", "jensen_shannon", "separation_power"]
 
 Array = np.ndarray[Any, Any]
-Measure = Callable[[Array, Array], Array]
+
+
+class _Measure(NamedTuple):
+    """A distance of shares in bins, which near zero is `unit` times the separation power."""
+
+    word: str
+    of: Callable[[Array, Array], Array]
+    unit: float
+
 
 _REPLICAS = 200
 _FEWEST_IN_BIN = 10
@@ -95,6 +107,8 @@ def separation_power(
     bins: int | Sequence[float] | Tensor = 50,
     *,
     names: Sequence[str] | None = None,
+    weights: Any = None,
+    generated_weights: Any = None,
     level: float = 0.01,
     seed: int = 0,
 ) -> HistogramDistance:
@@ -106,15 +120,19 @@ def separation_power(
         bins: how many bins of equal shares of real events (fewer where one would hold less than 10 real events), or
             the rising edges between bins for all observables; what lies beyond them falls in an open bin.
         names: D names of the observables.
+        weights: of the real events ``(n,)``, ones where None; negative ones may be among them.
+        generated_weights: likewise ``(m,)``.
         level: the probability that equal distributions flunk.
         seed: of the bootstrap.
 
     Raises:
         ShapeError: the shapes do not fit.
         NonFiniteError: a number is NaN or infinite.
+        SupportError: the weights of a set have no sum above zero.
         UsageError: an argument is out of range.
     """
-    return _distance(real, generated, bins, names, level, seed, "separation power", _separation, 1.0)
+    how = _Measure("separation power", _separation, 1.0)
+    return _distance((real, generated), bins, names, (weights, generated_weights), level, seed, how)
 
 
 def jensen_shannon(
@@ -123,6 +141,8 @@ def jensen_shannon(
     bins: int | Sequence[float] | Tensor = 50,
     *,
     names: Sequence[str] | None = None,
+    weights: Any = None,
+    generated_weights: Any = None,
     level: float = 0.01,
     seed: int = 0,
 ) -> HistogramDistance:
@@ -133,51 +153,59 @@ def jensen_shannon(
         generated: ``(m, *event)``.
         bins: as for `separation_power`.
         names: D names of the observables.
+        weights: of the real events ``(n,)``, ones where None; negative ones may be among them.
+        generated_weights: likewise ``(m,)``.
         level: the probability that equal distributions flunk.
         seed: of the bootstrap.
 
     Raises:
         ShapeError: the shapes do not fit.
         NonFiniteError: a number is NaN or infinite.
+        SupportError: the weights of a set have no sum above zero.
         UsageError: an argument is out of range.
     """
-    measure = "Jensen-Shannon divergence in bits"
-    return _distance(real, generated, bins, names, level, seed, measure, _divergence, 0.5 / math.log(2))
+    how = _Measure("Jensen-Shannon divergence in bits", _divergence, 0.5 / math.log(2))
+    return _distance((real, generated), bins, names, (weights, generated_weights), level, seed, how)
 
 
 def _separation(p: Array, q: Array) -> Array:
     both = p + q
-    return np.asarray(0.5 * (np.square(p - q) / np.where(both > 0, both, 1.0)).sum(-1))
+    return np.asarray(0.5 * (np.square(p - q) * (both > 0) / np.where(both > 0, both, 1.0)).sum(-1))
 
 
 def _divergence(p: Array, q: Array) -> Array:
+    p, q = np.maximum(p, 0.0), np.maximum(q, 0.0)
     middle = 0.5 * (p + q)
     parts = (share * np.log2(np.where(share > 0, share, 1.0) / np.where(share > 0, middle, 1.0)) for share in (p, q))
     return np.asarray(0.5 * sum(part.sum(-1) for part in parts))
 
 
 def _distance(
-    real: Any,
-    generated: Any,
+    events: tuple[Any, Any],
     bins: int | Sequence[float] | Tensor,
     names: Sequence[str] | None,
+    weights: tuple[Any, Any],
     level: float,
     seed: int,
-    word: str,
-    measure: Measure,
-    unit: float,
+    measure: _Measure,
 ) -> HistogramDistance:
-    """All numbers of one measure, which near zero is `unit` times the separation power."""
-    first, second = (events.cpu().numpy() for events in checked_events(real, generated))
+    """All numbers of one measure."""
+    first, second = (part.cpu().numpy() for part in checked_events(*events))
     labels = observable_names(names, first.shape[1])
     inner = _edges(bins)
     checked_level(level)
+    given = [
+        checked_weights(some, len(part), name).numpy()
+        for some, part, name in zip(weights, (first, second), ("weights", "generated_weights"), strict=True)
+    ]
+    equal = all((some == 1).all() for some in given)
     rows = []
     for i in range(first.shape[1]):
-        counts = _counts(first[:, i], second[:, i], inner)
-        rows.append(_one(counts, measure, unit, numpy_generator(derive(seed, "histogram", i))))
+        random = numpy_generator(derive(seed, "histogram", i))
+        filled = _filled(first[:, i], second[:, i], given, inner)
+        rows.append(_one(filled, measure, random) if equal else _one_weighted(filled, measure, random))
     value, error, expected, expected_error, p_values, used = torch.tensor(rows, dtype=torch.float64).unbind(1)
-    return HistogramDistance(word, labels, value, error, expected, expected_error, p_values, used.long(), level)
+    return HistogramDistance(measure.word, labels, value, error, expected, expected_error, p_values, used.long(), level)
 
 
 def _edges(bins: int | Sequence[float] | Tensor) -> int | Array:
@@ -189,24 +217,46 @@ def _edges(bins: int | Sequence[float] | Tensor) -> int | Array:
     return edges
 
 
-def _counts(real: Array, generated: Array, bins: int | Array) -> tuple[Array, Array]:
-    """Events in each common bin ``(K,)`` that holds any."""
+class _Filled(NamedTuple):
+    """Sums of weights, and of their squares, in each bin ``(K,)``."""
+
+    sums: Array
+    squares: Array
+
+    @property
+    def shares(self) -> Array:
+        return np.asarray(self.sums / self.sums.sum())
+
+    @property
+    def variances(self) -> Array:
+        """Of the shares, whose sum is known."""
+        p, total = self.shares, self.sums.sum()
+        return np.asarray((self.squares * (1 - 2 * p) + np.square(p) * self.squares.sum()) / total**2)
+
+    @property
+    def free_variances(self) -> Array:
+        """Of the sums over the sum of all."""
+        return np.asarray(self.squares / self.sums.sum() ** 2)
+
+
+def _filled(real: Array, generated: Array, weights: Sequence[Array], bins: int | Array) -> tuple[_Filled, _Filled]:
+    """The common bins that hold any event."""
     points: Array = np.zeros(0)
     if isinstance(bins, int):
-        wanted = max(2, min(bins, len(real) // _FEWEST_IN_BIN))
+        wanted = max(2, min(bins, int(effective_number(torch.from_numpy(weights[0])) + 1e-6) // _FEWEST_IN_BIN))
         points = _point_masses(real, generated, wanted)
         rest = real[~np.isin(real, points)]
         most = max(1, round(wanted * len(rest) / len(real)))
         bins = np.unique(np.quantile(rest, np.arange(1, most) / most)) if len(rest) else np.zeros(0)
-    counts = []
-    for values in (real, generated):
+    count, filled, some = len(bins) + 1 + len(points), [], np.zeros(1, dtype=bool)
+    for values, given in zip((real, generated), weights, strict=True):
         place = np.searchsorted(bins, values, side="right")
         if len(points):
             which = np.minimum(np.searchsorted(points, values), len(points) - 1)
             place = np.where(points[which] == values, len(bins) + 1 + which, place)
-        counts.append(np.bincount(place, minlength=len(bins) + 1 + len(points)))
-    some = counts[0] + counts[1] > 0
-    return counts[0][some], counts[1][some]
+        filled.append(_Filled(*(np.bincount(place, weights=x, minlength=count) for x in (given, np.square(given)))))
+        some = some | (np.bincount(place, minlength=count) > 0)
+    return _Filled(*(part[some] for part in filled[0])), _Filled(*(part[some] for part in filled[1]))
 
 
 def _point_masses(real: Array, generated: Array, bins: int) -> Array:
@@ -217,17 +267,43 @@ def _point_masses(real: Array, generated: Array, bins: int) -> Array:
     return np.union1d(points, [0.0]) if zeros > 1 else points
 
 
-def _one(counts: tuple[Array, Array], measure: Measure, unit: float, random: np.random.Generator) -> list[float]:
+def _one(filled: tuple[_Filled, _Filled], measure: _Measure, random: np.random.Generator) -> list[float]:
     """Value, error, expectation and its standard deviation, p-value and number of bins of one observable."""
     from scipy.stats import chi2
 
-    (n, m), used = (int(count.sum()) for count in counts), len(counts[0])
-    p, q = counts[0] / n, counts[1] / m
-    value, scale = float(measure(p, q)), unit * (1 / n + 1 / m) / 4
+    (n, m), used = (round(one.sums.sum()) for one in filled), len(filled[0].sums)
+    p, q = (one.shares for one in filled)
+    value, scale = float(measure.of(p, q)), measure.unit * (1 / n + 1 / m) / 4
     spread = scale * math.sqrt(2 * (used - 1))
-    replicas = measure(random.multinomial(n, p, _REPLICAS) / n, random.multinomial(m, q, _REPLICAS) / m)
-    # Chance in the counts is in the replicas twice: drawn once, and once as a distance that is not there.
-    variance = max(float(replicas.var()) - 2 * spread**2, spread**2)
+    replicas = measure.of(random.multinomial(n, p, _REPLICAS) / n, random.multinomial(m, q, _REPLICAS) / m)
     statistic = float(_separation(p, q)) * 4 / (1 / n + 1 / m)
     p_value = float(chi2.sf(statistic, used - 1)) if used > 1 else 1.0
-    return [value, math.sqrt(variance), scale * (used - 1), spread, p_value, used]
+    return [value, _error(replicas, spread), scale * (used - 1), spread, p_value, used]
+
+
+def _one_weighted(filled: tuple[_Filled, _Filled], measure: _Measure, random: np.random.Generator) -> list[float]:
+    """As `_one`, of weighted events."""
+    from scipy.stats import chi2
+
+    (p, q), used = (one.shares for one in filled), len(filled[0].sums)
+    variance, free = (sum(getattr(one, name) for one in filled) for name in ("variances", "free_variances"))
+    both = np.where(p + q > 0, p + q, math.inf)
+    expected = measure.unit * 0.5 * float((variance / both).sum())
+    spread = expected * math.sqrt(2 / max(used - 1, 1))
+    draws = [_gamma(one.shares, one.free_variances, random) for one in filled]
+    replicas = measure.of(*(draw / draw.sum(1, keepdims=True) for draw in draws))
+    statistic = float((np.square(p - q) / np.where(free > 0, free, math.inf)).sum())
+    p_value = float(chi2.sf(statistic, used - 1)) if used > 1 else 1.0
+    return [float(measure.of(p, q)), _error(replicas, spread), expected, spread, p_value, used]
+
+
+def _gamma(mean: Array, variance: Array, random: np.random.Generator) -> Array:
+    """Draws ``(200, K)`` of numbers that are not negative; zero where the mean is not above zero."""
+    some = (mean > 0) & (variance > 0)
+    scale = np.where(some, variance, 1.0) / np.where(some, mean, 1.0)
+    return np.where(some, random.gamma(np.where(some, mean / scale, 1.0), scale, (_REPLICAS, len(mean))), 0.0)
+
+
+def _error(replicas: Array, spread: float) -> float:
+    """Chance in the counts is in the replicas twice: drawn once, and once as a distance that is not there."""
+    return math.sqrt(max(float(replicas.var()) - 2 * spread**2, spread**2))

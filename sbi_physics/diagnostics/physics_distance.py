@@ -11,20 +11,22 @@ Here the smaller samples are disjoint parts of the events rather than draws with
 bias of the pool that they are drawn from; and the extrapolated value is not forced to be positive, so that for equal
 distributions it is zero on average.  Features are scaled by the standard deviation of the real ones;
 ``scaling="maximum"`` divides by their largest absolute value instead, as JetNet does, for numbers to be compared.
+
+Weights, negative ones among them, go into all means; 1/N is then the sum of the squared weights over their squared sum.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import known_keys, positive_integer
-from sbi_physics.core.errors import ShapeError, UsageError
+from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.random import derive
-from sbi_physics.diagnostics.events import checked_events, shuffled, standardise
+from sbi_physics.diagnostics.events import checked_events, checked_weights, shuffled, standardise
 from sbi_physics.diagnostics.uniformity import checked_level
 
 __all__ = ["FrechetPhysicsDistance", "KernelPhysicsDistance", "frechet_physics_distance", "kernel_physics_distance"]
@@ -35,7 +37,7 @@ Scaling = Literal["deviation", "maximum"]
 _BLOCKS = 24
 _PARTS = (1, 2, 3, 4)
 _NUMBERS_AT_ONCE = 1 << 22
-_SIGMAS = 3.0
+_THREE_SIGMA = 0.0013498980316300933
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,25 @@ class FrechetPhysicsDistance:
         error: its standard deviation, by a jackknife over blocks of events.
         sizes: mean number of events in the parts that the fit uses, ``(4,)``.
         at_sizes: the distance between parts of that size, on average, ``(4,)``; it falls towards `value`.
+        level: the probability that equal distributions flunk.
     """
 
     value: float
     error: float
     sizes: Tensor
     at_sizes: Tensor
+    level: float
+
+    @property
+    def p_value(self) -> float:
+        """That the distance for equal distributions is as large, where chance is normal."""
+        sigmas = self.value / self.error if self.error > 0 else math.copysign(math.inf, self.value - 1e-12)
+        return 0.5 * math.erfc(sigmas / math.sqrt(2))
 
     @property
     def passed(self) -> bool:
-        """Whether it is less than three standard deviations above zero."""
-        return self.value < _SIGMAS * self.error
+        """Whether it is no further above zero than chance makes it."""
+        return self.p_value > self.level
 
     @property
     def verdict(self) -> str:
@@ -102,7 +112,14 @@ class KernelPhysicsDistance:
 
 
 def frechet_physics_distance(
-    real: Any, generated: Any, *, scaling: Scaling = "deviation", seed: int = 0
+    real: Any,
+    generated: Any,
+    *,
+    weights: Any = None,
+    generated_weights: Any = None,
+    scaling: Scaling = "deviation",
+    level: float = _THREE_SIGMA,
+    seed: int = 0,
 ) -> FrechetPhysicsDistance:
     """Fréchet physics distance between features of real and generated events.
 
@@ -111,15 +128,21 @@ def frechet_physics_distance(
     Args:
         real: ``(n, D)``; at least 8 D, and the more the better the extrapolation.
         generated: ``(m, D)``.
+        weights: of the real events ``(n,)``, ones where None; negative ones may be among them.
+        generated_weights: likewise ``(m,)``.
         scaling: ``"deviation"`` or ``"maximum"`` of the real features.
+        level: the probability that equal distributions flunk; three standard deviations by default.
         seed: of the order in which events fall into parts.
 
     Raises:
         ShapeError: the shapes do not fit, or there are too few events for D features.
         NonFiniteError: a number is NaN or infinite.
+        SupportError: the weights of a set, or of a part of it, have no sum above zero.
         UsageError: an argument is out of range.
     """
-    first, second = _scaled(real, generated, scaling)
+    sets = _scaled(real, generated, scaling, (weights, generated_weights))
+    (first, _), (second, _) = sets
+    checked_level(level)
     fewest = max(2 * _BLOCKS, 8 * first.shape[1])
     if min(len(first), len(second)) < fewest:
         raise ShapeError(
@@ -127,21 +150,23 @@ def frechet_physics_distance(
             f"{len(second)}"
         )
     blocks = [
-        _moments(shuffled(events, derive(seed, word)).tensor_split(_BLOCKS))
-        for events, word in ((first, "real"), (second, "generated"))
+        _moments(*(shuffled(part, derive(seed, word)).tensor_split(_BLOCKS) for part in one))
+        for one, word in zip(sets, ("real", "generated"), strict=True)
     ]
     chosen, place = _choices()
     inverse, distance = _parts(blocks, chosen)
     inverse, distance = _averages(inverse[place]), _averages(distance[place])
     values = _intercept(inverse, distance)
     variance = sum((_BLOCKS - 1) * float(left.var(correction=0)) for left in values[1:].split(_BLOCKS))
-    return FrechetPhysicsDistance(float(values[0]), math.sqrt(variance), 1 / inverse[0], distance[0])
+    return FrechetPhysicsDistance(float(values[0]), math.sqrt(variance), 1 / inverse[0], distance[0], level)
 
 
 def kernel_physics_distance(
     real: Any,
     generated: Any,
     *,
+    weights: Any = None,
+    generated_weights: Any = None,
     batches: int = 10,
     batch_size: int | None = None,
     scaling: Scaling = "deviation",
@@ -154,6 +179,8 @@ def kernel_physics_distance(
     Args:
         real: ``(n, D)``.
         generated: ``(m, D)``.
+        weights: of the real events ``(n,)``, ones where None; negative ones may be among them.
+        generated_weights: likewise ``(m,)``.
         batches: how many batches, at least three; no event is in two of them.
         batch_size: real and as many generated events in each; by default 5000, or as many as there are.
         scaling: ``"deviation"`` or ``"maximum"`` of the real features.
@@ -164,9 +191,11 @@ def kernel_physics_distance(
     Raises:
         ShapeError: the shapes do not fit, or there are too few events for the batches.
         NonFiniteError: a number is NaN or infinite.
+        SupportError: the weights of a set, or of a batch of it, have no sum above zero.
         UsageError: an argument is out of range.
     """
-    first, second = _scaled(real, generated, scaling)
+    sets = _scaled(real, generated, scaling, (weights, generated_weights))
+    (first, _), (second, _) = sets
     checked_level(level)
     exchanges, count = positive_integer(exchanges, "exchanges"), positive_integer(batches, "batches")
     if (1 + exchanges) * level < 1:
@@ -178,13 +207,18 @@ def kernel_physics_distance(
             f"expected at least three batches of four events, got {count} of {size} from {len(first)} real and "
             f"{len(second)} generated events"
         )
-    first, second = shuffled(first, derive(seed, "real")), shuffled(second, derive(seed, "generated"))
-    values = torch.stack([
-        _discrepancies(
-            first[b * size : (b + 1) * size], second[b * size : (b + 1) * size], exchanges, derive(seed, "exchanges", b)
-        )
-        for b in range(count)
-    ])  # fmt: skip
+    (first, w), (second, v) = (
+        tuple(shuffled(part, derive(seed, word)) for part in one)
+        for one, word in zip(sets, ("real", "generated"), strict=True)
+    )
+    found = []
+    for b in range(count):
+        some = slice(b * size, (b + 1) * size)
+        events, both = torch.cat([first[some], second[some]]), torch.cat([w[some], v[some]])
+        if not (float(w[some].sum()) > 0 and float(v[some].sum()) > 0):
+            raise SupportError(f"weights: expected a sum above zero in each of {count} batches; take fewer batches")
+        found.append(_discrepancies(events, both, exchanges, derive(seed, "exchanges", b)))
+    values = torch.stack(found)
     medians = values.quantile(0.5, dim=0)
     # The median of a normal sample is less certain than its mean by this factor.
     error = math.sqrt(math.pi / 2) * float(values[:, 0].std()) / math.sqrt(count)
@@ -192,24 +226,38 @@ def kernel_physics_distance(
     return KernelPhysicsDistance(float(medians[0]), error, values[:, 0], medians[1:], p_value, level)
 
 
-def _scaled(real: Any, generated: Any, scaling: str) -> tuple[Tensor, Tensor]:
+def _scaled(
+    real: Any, generated: Any, scaling: str, weights: tuple[Any, Any]
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Scaled events ``(n, D)`` and weights ``(n,)`` of both kinds."""
     known_keys([scaling], ["deviation", "maximum"], "scaling")
     first, second = (events.cpu() for events in checked_events(real, generated))
+    w, v = checked_weights(weights[0], len(first)), checked_weights(weights[1], len(second), "generated_weights")
     if scaling == "deviation":
-        first, second = standardise(first, second)
-        return first, second
+        first, second = standardise(first, second, weights=None if weights[0] is None else w)
+        return (first, w), (second, v)
     largest = first.abs().amax(0)
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
-    return first / largest, second / largest
+    return (first / largest, w), (second / largest, v)
 
 
-Moments = tuple[Tensor, Tensor, Tensor]
+class _Moments(NamedTuple):
+    """Sums in 24 blocks of events: of weights and their squares ``(24,)``, of events ``(24, D)`` and of products."""
+
+    weight: Tensor
+    square: Tensor
+    events: Tensor
+    products: Tensor
 
 
-def _moments(blocks: Sequence[Tensor]) -> Moments:
-    """Numbers ``(24,)``, sums ``(24, D)`` and sums of products ``(24, D, D)`` of the events in blocks."""
-    count = torch.tensor([len(events) for events in blocks], dtype=torch.float64)
-    return count, torch.stack([events.sum(0) for events in blocks]), torch.stack([e.T @ e for e in blocks])
+def _moments(blocks: Sequence[Tensor], weights: Sequence[Tensor]) -> _Moments:
+    pairs = list(zip(weights, blocks, strict=True))
+    return _Moments(
+        torch.stack([w.sum() for w in weights]),
+        torch.stack([w.square().sum() for w in weights]),
+        torch.stack([w @ events for w, events in pairs]),
+        torch.stack([events.T @ (w.unsqueeze(1) * events) for w, events in pairs]),
+    )
 
 
 def _choices() -> tuple[Tensor, Tensor]:
@@ -232,24 +280,27 @@ def _choices() -> tuple[Tensor, Tensor]:
     return torch.stack(chosen), torch.tensor(place)
 
 
-def _parts(blocks: Sequence[Moments], chosen: Tensor) -> tuple[Tensor, Tensor]:
+def _parts(blocks: Sequence[_Moments], chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of 1/N, and the distance, between real and generated events of each part ``(J,)``."""
-    size = max(1, _NUMBERS_AT_ONCE // blocks[0][2][0].numel())
+    size = max(1, _NUMBERS_AT_ONCE // blocks[0].products[0].numel())
     found = []
     for some in chosen.split(size):
         (n, *real), (m, *generated) = (_gaussians(blocks[side], some[:, side]) for side in (0, 1))
-        found.append(torch.stack([0.5 * (1 / n + 1 / m), _frechet(*real, *generated)]))
+        found.append(torch.stack([0.5 * (n + m), _frechet(*real, *generated)]))
     inverse, distance = torch.cat(found, 1)
     return inverse, distance
 
 
-def _gaussians(blocks: Moments, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers of events ``(J,)``, means ``(J, D)`` and covariances ``(J, D, D)`` of chosen blocks ``(J, 24)``."""
-    n = chosen @ blocks[0]
-    mean = chosen @ blocks[1] / n.unsqueeze(1)
-    products = torch.einsum("jb,bpq->jpq", chosen, blocks[2])
-    covariance = products - n[:, None, None] * mean.unsqueeze(1) * mean.unsqueeze(2)
-    return n, mean, covariance / (n - 1)[:, None, None]
+def _gaussians(blocks: _Moments, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """1/N ``(J,)``, means ``(J, D)`` and covariances ``(J, D, D)`` of chosen blocks ``(J, 24)``."""
+    weight = chosen @ blocks.weight
+    if not bool((weight > 0).all()):
+        raise SupportError("weights: expected a sum above zero in each part of the events; there are too few of them")
+    inverse = chosen @ blocks.square / weight.square()
+    mean = chosen @ blocks.events / weight.unsqueeze(1)
+    products = torch.einsum("jb,bpq->jpq", chosen, blocks.products) / weight[:, None, None]
+    covariance = products - mean.unsqueeze(1) * mean.unsqueeze(2)
+    return inverse, mean, covariance / (1 - inverse)[:, None, None]
 
 
 def _frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
@@ -274,21 +325,28 @@ def _intercept(inverse: Tensor, distance: Tensor) -> Tensor:
     return distance.mean(1) - slope * inverse.mean(1)
 
 
-def _discrepancies(real: Tensor, generated: Tensor, exchanges: int, seed: int) -> Tensor:
-    """Unbiased squared discrepancy of two batches ``(n, D)``, then of random exchanges of them: ``(1 + K,)``."""
-    events, n = torch.cat([real, generated]), len(real)
+def _discrepancies(events: Tensor, weights: Tensor, exchanges: int, seed: int) -> Tensor:
+    """Unbiased squared discrepancy of the two halves of ``(2n, D)``, then of random exchanges of them: ``(1 + K,)``."""
+    n = len(events) // 2
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.empty(2 * n, 1 + exchanges, dtype=torch.float64)
-    labels[:, 0] = torch.cat([torch.ones(n), -torch.ones(n)])
+    real = torch.zeros(2 * n, 1 + exchanges, dtype=torch.float64)
+    real[:n, 0] = 1.0
     for k in range(1, 1 + exchanges):
-        labels[:, k] = labels[torch.randperm(2 * n, generator=generator), 0]
-    within, all_pairs, diagonal = torch.zeros(1 + exchanges, dtype=torch.float64), 0.0, 0.0
+        real[:, k] = real[torch.randperm(2 * n, generator=generator), 0]
+    real *= weights.unsqueeze(1)
+    alike, other, crossed = torch.zeros(3, 1 + exchanges, dtype=torch.float64).unbind()
     rows = max(1, _NUMBERS_AT_ONCE // (2 * n))
     for start in range(0, 2 * n, rows):
-        kernel = (events[start : start + rows] @ events.T / events.shape[1] + 1).square().square()
-        within += (labels[start : start + rows] * (kernel @ labels)).sum(0)
-        all_pairs += float(kernel.sum())
-        diagonal += float(kernel.diagonal(start).sum())
-    # Of all ordered pairs, those of like and of unlike label: half of sum plus and minus signed sum.
-    like, unlike = 0.5 * (all_pairs + within) - diagonal, 0.5 * (all_pairs - within)
-    return like / (n * (n - 1)) - unlike / n**2
+        some = slice(start, start + rows)
+        kernel = (events[some] @ events.T / events.shape[1] + 1).square().square()
+        # Towards all events, real ones, and so generated ones.
+        first, second = kernel @ real, (kernel @ weights).unsqueeze(1)
+        left, right = real[some], weights[some].unsqueeze(1) - real[some]
+        alike += (left * first).sum(0)
+        other += (right * (second - first)).sum(0)
+        crossed += (right * first).sum(0)
+        alike -= kernel.diagonal(start) @ left.square()
+        other -= kernel.diagonal(start) @ right.square()
+    sums, squares = real.sum(0), real.square().sum(0)
+    rest, rest_squares = weights.sum() - sums, weights.square().sum() - squares
+    return alike / (sums.square() - squares) + other / (rest.square() - rest_squares) - 2 * crossed / (sums * rest)

@@ -28,10 +28,14 @@ _FURTHEST = 1e6
 
 
 class Labelled(NamedTuple):
-    """Rows ``(n, F)`` of float32 and their labels ``(n,)``, one for real and zero for generated events."""
+    """Rows ``(n, F)`` of float32, their labels ``(n,)``, one for real and zero for generated events, and weights.
+
+    Those of either kind have a sum above zero; negative ones may be among them.
+    """
 
     rows: Tensor
     labels: Tensor
+    weights: Tensor
 
 
 class Budget(NamedTuple):
@@ -110,11 +114,12 @@ def fit_network(
         for epoch in range(1, budget.epochs + 1):
             with seeded(derive(seed, "epoch", epoch), device):
                 _pass(network, optimiser, train, budget)
-            accuracy = _accuracy(_scores(network, validation.rows), validation.labels)
+            accuracy = _accuracy(_scores(network, validation.rows), validation)
             if accuracy > best:
                 best, kept, best_epoch = accuracy, copy.deepcopy(network.state_dict()), epoch
             advance(1, f"accuracy {accuracy:.3f}")
             late = budget.spent
+            # Negative weights may make it larger than one.
             if accuracy == 1.0 or late:
                 break
     network.load_state_dict(kept)
@@ -124,13 +129,15 @@ def fit_network(
 def fit_trees(train: Labelled, validation: Labelled, budget: Budget, seed: int) -> Fitted:
     """Gradient-boosted trees, ten a round; the round with the smallest validation loss.
 
-    Training ends ten rounds after the best one.
+    Training ends ten rounds after the best one.  The weights must not be negative.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     rows, labels = train.rows.cpu().numpy(), train.labels.cpu().numpy()
+    equal = bool((train.weights == 1).all())
+    weights = None if equal else train.weights.cpu().numpy()
     # Unlike weights of events, a shift of the log-odds costs nothing when trees look for their cuts.
-    share = float(train.labels.double().mean())
+    share = float((train.weights * train.labels).sum() / train.weights.sum())
     prior = math.log(share / (1 - share))
     trees = HistGradientBoostingClassifier(
         max_iter=0, early_stopping=False, warm_start=True, random_state=derive(seed, "trees") % 2**32
@@ -139,9 +146,9 @@ def fit_trees(train: Labelled, validation: Labelled, budget: Budget, seed: int) 
     with progress_bar(budget.epochs, "classifier", enabled=budget.progress) as advance:
         for epoch in range(1, budget.epochs + 1):
             trees.set_params(max_iter=epoch * _TREES_AT_ONCE)
-            trees.fit(rows, labels)
+            trees.fit(rows, labels, sample_weight=weights)
             score = _log_odds(trees.predict_proba(validation.rows.cpu().numpy())[:, 1]) - prior
-            loss = _loss(score, validation.labels.cpu())
+            loss = _loss(score, validation)
             if loss < best:
                 best, best_epoch = loss, epoch
             advance(1, f"loss {loss:.3f}")
@@ -169,7 +176,7 @@ def _network(features: int, shape: NetworkShape) -> torch.nn.Sequential:
 def _pass(network: torch.nn.Module, optimiser: torch.optim.Optimizer, train: Labelled, budget: Budget) -> None:
     """One pass over the events in batches, cut short where the time is over."""
     network.train()
-    weights = _weights(train.labels)
+    weights = _weights(train)
     for chosen in torch.randperm(len(train.rows), device=train.rows.device).split(_BATCH):
         score = network(train.rows[chosen]).squeeze(1)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(score, train.labels[chosen], weights[chosen])
@@ -186,20 +193,21 @@ def _scores(network: torch.nn.Module, rows: Tensor) -> Tensor:
         return torch.cat([network(part).squeeze(1) for part in rows.split(_ROWS_AT_ONCE)]).double()
 
 
-def _weights(labels: Tensor) -> Tensor:
-    """Weights that make the two kinds count equally, one on average."""
-    share = labels.mean()
-    return torch.where(labels > 0.5, 0.5 / share, 0.5 / (1 - share))
+def _weights(events: Labelled) -> Tensor:
+    """The weights, so that the two kinds count equally, one on average."""
+    share = (events.weights * events.labels).sum() / events.weights.sum()
+    equal = torch.where(events.labels > 0.5, 0.5 / share, 0.5 / (1 - share))
+    return events.weights * equal * (len(events.weights) / events.weights.sum())
 
 
-def _accuracy(score: Tensor, labels: Tensor) -> float:
-    right = ((score > 0) == (labels > 0.5)).double()
-    return float(0.5 * (right[labels > 0.5].mean() + right[labels < 0.5].mean()))
+def _accuracy(score: Tensor, events: Labelled) -> float:
+    right, weights = ((score > 0) == (events.labels > 0.5)).double(), _weights(events).double()
+    return float((weights * right).sum() / weights.sum())
 
 
-def _loss(score: Tensor, labels: Tensor) -> float:
-    weights = _weights(labels.double())
-    return float(torch.nn.functional.binary_cross_entropy_with_logits(score, labels.double(), weights))
+def _loss(score: Tensor, events: Labelled) -> float:
+    labels, weights = events.labels.double().cpu(), _weights(events).double().cpu()
+    return float(torch.nn.functional.binary_cross_entropy_with_logits(score, labels, weights))
 
 
 def _log_odds(probability: np.ndarray[Any, Any]) -> Tensor:

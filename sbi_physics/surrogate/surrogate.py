@@ -9,7 +9,7 @@ A trained surrogate is itself a simulator: all that takes one takes it.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ from sbi_physics.store.models import write_model
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.surrogate.build import SurrogateArchitecture, model_name
 from sbi_physics.surrogate.chain import ModelChain
-from sbi_physics.surrogate.check import Features, SurrogateReport, check_surrogate
+from sbi_physics.surrogate.check import BATCHES, Features, SurrogateReport, check_surrogate
 from sbi_physics.surrogate.fitting import Training, fit_chain
 from sbi_physics.surrogate.preprocessing import Plain, Preprocessing
 from sbi_physics.train.pairs import training_pairs
@@ -209,9 +209,12 @@ class Surrogate:
         theta: Any,
         x: Any,
         *,
+        weights: Any = None,
         features: Features | None = None,
         simulator: Simulator | None = None,
         classifier: Mapping[str, Any] | None = None,
+        batches: Sequence[int] = BATCHES,
+        level: float = 0.01,
         seed: int = 0,
         progress: bool = True,
     ) -> SurrogateReport:
@@ -220,24 +223,32 @@ class Surrogate:
         Args:
             theta: ``(n, P)``.
             x: ``(n, *x_shape)``, what the simulator gave there.
+            weights: of these events ``(n,)``, ones where None; negative ones may be among them.
             features: ``features(theta, x)`` gives named numbers ``(n,)``; None takes those of the preprocessing.
             simulator: what it stands in for, to be timed beside it.
             classifier: settings of `diagnostics.classifier_auc`.
+            batches: rising sizes of the batches that are timed; none are where there is no size.
+            level: the probability that a perfect surrogate flunks.
             seed: of the split, the generated events and the classifiers.
             progress: whether to show progress bars.
 
         Raises:
-            ShapeError, NonFiniteError: the events do not fit one another, or there are too few.
+            ShapeError, NonFiniteError, SupportError: the events do not fit one another, or there are too few.
+            UsageError: an argument is out of range.
         """
         preprocessing = self.chain.preprocessing
         return check_surrogate(
             self,
             theta,
             x,
+            weights=weights,
             features=features or preprocessing.features,
             energy=preprocessing.energy,
+            geometry=getattr(preprocessing, "geometry", None),
             simulator=simulator,
             classifier=classifier,
+            batches=batches,
+            level=level,
             seed=seed,
             progress=progress,
         )

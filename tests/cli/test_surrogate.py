@@ -45,7 +45,10 @@ def test_check(folder, result, tmp_path):
     model, fresh = tmp_path / "s.st", tmp_path / "fresh.h5"
     result("surrogate", "fit", folder / "moons.h5", "-o", model, *FIT)
     result("simulate", "two_moons", "-n", 900, "-o", fresh, "--seed", 3, "--workers", 1)
-    found = result("surrogate", "check", model, fresh, "--epochs", 2)
+    beside = ["--plot", tmp_path / "page.png", "--simulator", "two_moons"]
+    found = result("surrogate", "check", model, fresh, "--epochs", 2, *beside)
+    assert found["speed_up"] > 0
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
     assert found["events"] == 450
     assert found["passed"] is False
     assert "generated events differ from real ones" in found["verdict"]

@@ -6,9 +6,8 @@ import time
 import pytest
 import torch
 
-from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
+from sbi_physics.core.errors import NonFiniteError, ShapeError, SupportError, UsageError
 from sbi_physics.diagnostics import classifier_auc
-from sbi_physics.diagnostics.classifier import _auc
 
 SMALL = {"hidden_features": 64, "epochs": 20, "device": "cpu"}
 
@@ -36,22 +35,6 @@ def test_shifted_gaussians(kind, shift):
     assert "tells generated events from real ones: AUC" in found.verdict
     assert len(found.real_scores) == len(found.generated_scores) == 1000
     assert found.training_events == 6000
-
-
-def test_the_error_is_that_of_delong():
-    """For scores that are known: mean and spread of the AUC over 300 samples of unequal size."""
-    found = [_auc(normal(200, 2 * s, 1)[:, 0] + 1, normal(300, 2 * s + 1, 1)[:, 0]) for s in range(300)]
-    areas, errors = torch.tensor(found).unbind(1)
-    assert float(areas.mean()) == pytest.approx(phi(1 / math.sqrt(2)), abs=4 * float(areas.std()) / 300**0.5)
-    assert float(errors.mean() / areas.std()) == pytest.approx(1.0, abs=0.17)
-
-
-def test_area_by_hand():
-    """Pairs (1, 0), (1, 1), (3, 0), (3, 1): three are right, one is a tie."""
-    assert _auc(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0]))[0] == pytest.approx(3.5 / 4)
-    area, error = _auc(torch.ones(98), torch.zeros(98))
-    assert area == 1.0
-    assert error == pytest.approx(0.005)
 
 
 def test_the_divergence_is_bounded_from_below():
@@ -165,3 +148,16 @@ def test_bad_input_is_refused():
     for wrong in ({"kind": "forest"}, {"scaling": "none"}, {"epochs": 0}, {"max_seconds": 0.0}, {"dropout": 1.0}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             classifier_auc(real, real, **wrong)
+
+
+def test_trees_refuse_negative_weights_and_few_are_too_few():
+    real, weights = normal(300, 0), torch.ones(300)
+    weights[0] = -1
+    with pytest.raises(UsageError, match="trees take no negative"):
+        classifier_auc(real, real, weights=weights, kind="trees")
+    weights[1:] = 1e-6
+    with pytest.raises(SupportError, match="sum above zero"):
+        classifier_auc(real, real, weights=weights)
+    weights[0] = 1
+    with pytest.raises(SupportError, match="worth fewer than 10"):
+        classifier_auc(real, real, weights=weights)

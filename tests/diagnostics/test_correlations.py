@@ -32,6 +32,33 @@ def test_equal_samples_agree(heavy):
     assert 0.6 < float(pull.std()) < 1.4
 
 
+def sparse(n, seed):
+    """Two observables that are nearly always zero, as energies far behind a shower: their errors are no guide."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    some = torch.rand(n, 1, generator=generator) < 0.004
+    z[:, :2] = torch.where(some, (2 * z[:, :2]).exp(), 0.0)
+    return z
+
+
+def test_exchanges_need_no_moments():
+    found = [
+        correlation_difference(sparse(1000, 2 * s), sparse(1000, 2 * s + 1), exchanges=99, level=0.05, seed=s)
+        for s in range(40)
+    ]
+    assert sum(f.passed for f in found) >= 34  # of 38 expected
+    assert 0.3 < sum(f.p_value for f in found) / 40 < 0.75
+    # The twin: errors alone cry wolf.
+    assert (
+        sum(correlation_difference(sparse(1000, 2 * s), sparse(1000, 2 * s + 1), level=0.05).passed for s in range(40))
+        < 34
+    )
+    lost = correlation_difference(correlated(2000, 0), correlated(2000, 1, r=0.4), exchanges=99)
+    assert not lost.passed
+    assert lost.p_value == 0.01
+    assert lost.worst[:2] == ("observable 0", "observable 1")
+
+
 def test_a_lost_dependence_is_found_and_named():
     found = correlation_difference(correlated(2000, 0), correlated(2000, 1, r=0.4), names=("energy", "depth", "width"))
     assert not found.passed
@@ -56,6 +83,8 @@ def test_what_never_varies_has_no_correlation():
 def test_bad_input_is_refused():
     with pytest.raises(ShapeError, match="two observables"):
         correlation_difference(torch.ones(30, 1), torch.ones(30, 1))
+    with pytest.raises(UsageError, match="exchanges: expected 0 or at least 99"):
+        correlation_difference(torch.ones(30, 2), torch.ones(30, 2), exchanges=50)
     with pytest.raises(ShapeError, match="at least 20"):
         correlation_difference(torch.ones(10, 2), torch.ones(30, 2))
     with pytest.raises(UsageError, match="names"):

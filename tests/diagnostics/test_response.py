@@ -73,6 +73,40 @@ def test_a_wrong_resolution_is_found_and_its_bin_named():
     assert response_and_resolution(true, real, generated, bins=edges, energy_true_generated=other).passed()
 
 
+def test_a_small_shift_everywhere_shows_in_the_mean_over_bins():
+    """0.3 % of 20,000 events of 10 %: 3 sigma over all bins, and below one in each."""
+    found = [compare(20_000, seed, scale=0.8 * 1.003) for seed in range(10)]
+    scales, errors = torch.tensor([f.energy_scale for f in found]).unbind(1)
+    assert float(scales.mean()) == pytest.approx(1.003, abs=4 * float(errors.mean()) / 10**0.5)
+    assert float(errors.mean()) == pytest.approx(0.1 * (2 / 20_000) ** 0.5, rel=0.05)
+
+
+def test_exchanges_hold_their_level_where_errors_are_no_guide():
+    """Few events in a bin, and sometimes one that leaks out."""
+
+    def leaking(seed, scale=1.0):
+        random = np.random.default_rng(seed)
+        true = np.exp(random.uniform(0, 3, 300))
+        return true, scale * true * np.where(random.random(300) < 0.03, 0.2, random.normal(1, 0.02, 300))
+
+    found = []
+    for seed in range(40):
+        (true, real), (other, generated) = leaking(2 * seed), leaking(2 * seed + 1)
+        options = {"energy_true_generated": other, "level": 0.05, "seed": seed}
+        found.append([
+            response_and_resolution(true, real, generated, 6, exchanges=exchanges, **options).agrees
+            for exchanges in (99, 0)
+        ])  # fmt: skip
+    exact, normal = (sum(column) for column in zip(*found, strict=True))
+    assert exact >= 34  # of 38 expected
+    assert normal < 34
+    (true, real), (other, generated) = leaking(0), leaking(1, scale=1.3)
+    found = response_and_resolution(true, real, generated, 6, exchanges=99, energy_true_generated=other)
+    assert not found.agrees
+    assert found.p_value == 0.01
+    assert "differ, most" in found.agreement
+
+
 def test_too_few_events_to_tell_is_said():
     found = compare(300, 0, scale=0.81)
     assert found.passed()
