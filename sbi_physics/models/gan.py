@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.models.critic import Critic, critic_loss, generator_loss, gradient_penalty, penalty_for
-from sbi_physics.models.generator import ConditionalGenerator, rows_of
+from sbi_physics.models.generator import rows_of
+from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["GenerativeAdversarialNetwork"]
@@ -27,7 +28,7 @@ __all__ = ["GenerativeAdversarialNetwork"]
 _ROWS_AT_ONCE = 1 << 16
 
 
-class GenerativeAdversarialNetwork(ConditionalGenerator):
+class GenerativeAdversarialNetwork(PushforwardGenerator):
     """A conditional generative adversarial network; satisfies `Generator`.
 
     Args:
@@ -65,21 +66,26 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         super().__init__(event_shape, context_shape, bounds=bounds, embedding=embedding)
         dims = event_shape[0]
         self.game, self.penalty = loss, penalty_for(loss, penalty, spectral)
-        self.noise_features = dims if noise_features is None else positive_integer(noise_features, "noise_features")
+        count = dims if noise_features is None else positive_integer(noise_features, "noise_features")
         width = None
         if self.conditional:
             width = self.context_shape.numel() if context_features is None else context_features
         self.network = ResidualNetwork(
-            self.noise_features + (width or 0),
+            count + (width or 0),
             dims,
             hidden_features=hidden_features,
             blocks=blocks,
             condition_features=width,
         )
-        self.projection = nn.Linear(self.noise_features, dims, bias=False)
+        self.projection = nn.Linear(count, dims, bias=False)
         nn.init.eye_(self.projection.weight)
         self.critic = Critic(dims, width, hidden_features=hidden_features, layers=blocks + 1, spectral=spectral)
         self.critic_embedding = copy.deepcopy(self.embedding)
+
+    @property
+    def noise_features(self) -> int:
+        """E."""
+        return self.projection.in_features
 
     @property
     def generator_part(self) -> nn.Module:
@@ -140,6 +146,9 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         """The weights of generated events: those of the real events whose contexts they have, else all equal."""
         shares = weights / len(weights)
         return shares if self.conditional else shares.mean().expand_as(shares)
+
+    def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
+        return self.generate(noise, summary)
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
         parts = []

@@ -93,8 +93,7 @@ class Showers(Preprocessing):
         wanted = self.energies(theta, events[0])
         shower = self.voxels.decode(events[1])
         empty = self._layer_energies(shower) == 0
-        if bool((empty & (wanted > 0)).any()):
-            shower = torch.where(empty[:, self.layer_of], self._nearest(events[1]), shower)
+        shower = torch.where(empty[:, self.layer_of], self._nearest(events[1]), shower)
         for _ in range(_ROUNDS):
             scale = wanted / self._layer_energies(shower).clamp(min=torch.finfo(shower.dtype).tiny)
             shower = shower * scale[:, self.layer_of]
@@ -105,8 +104,10 @@ class Showers(Preprocessing):
     def energies(self, theta: Tensor, events: Tensor) -> Tensor:
         """Layer energies ``(n, L)`` of the events of the first stage."""
         numbers = self.layers.decode(events).clamp(min=0.0)
-        ratios = torch.ones_like(numbers)
-        ratios[:, self._other_layers()] = numbers[:, 1:]
+        layer = torch.arange(numbers.shape[1], device=numbers.device)
+        # The layers before the one of reference stand one place further, after the response.
+        ratios = numbers[:, layer + (layer < self.reference).long()]
+        ratios = torch.where(layer == self.reference, 1.0, ratios)
         energies = theta * numbers[:, :1] * ratios / ratios.sum(1, keepdim=True)
         return torch.where(energies < self.threshold, 0.0, energies)
 
@@ -155,6 +156,5 @@ class Showers(Preprocessing):
 
     def _nearest(self, events: Tensor) -> Tensor:
         """Showers in which the voxels that came nearest to the threshold hold what their layer has."""
-        full = events.new_full((len(events), self.geometry.size), -torch.inf)
-        full[:, self.voxels.varies] = events
+        full = self.voxels.place(events, -torch.inf)
         return (full == self._largest(full)).to(events.dtype) * self.threshold

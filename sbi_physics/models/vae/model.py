@@ -33,7 +33,8 @@ from sbi_physics.core.checks import known_keys, not_negative, positive_integer
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.density import evaluated
-from sbi_physics.models.generator import ConditionalGenerator, rows_of
+from sbi_physics.models.generator import rows_of
+from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.models.vae.gaussian import DiagonalGaussian, GaussianNetwork, bounded
 from sbi_physics.models.vae.prior import LatentPrior, build_prior
 
@@ -54,7 +55,7 @@ class _Rung(NamedTuple):
     prior: DiagonalGaussian | None
 
 
-class VariationalAutoencoder(ConditionalGenerator):
+class VariationalAutoencoder(PushforwardGenerator):
     """A conditional variational autoencoder; satisfies `Generator`.
 
     Args:
@@ -227,13 +228,22 @@ class VariationalAutoencoder(ConditionalGenerator):
         for start in range(0, n, _ROWS_AT_ONCE):
             part = slice(start, min(start + _ROWS_AT_ONCE, n))
             rows, given = part.stop - part.start, rows_of(summary, part)
-            *lower, top = self._noise(rows).split(self.latent, -1)
-            point = self.top.from_noise(top, given)
-            for network, noise in zip(reversed(self.priors), reversed(lower), strict=True):
-                point = network(point, given).draw(noise)
-            decoded = self._decode(point, given)
-            parts.append(decoded.draw(torch.randn_like(decoded.mean)))
+            latent = self._noise(rows)
+            last = torch.randn(rows, *self.event_shape, device=latent.device, dtype=latent.dtype)
+            parts.append(self._from_noise(torch.cat([latent, last], -1), given))
         return torch.cat(parts)
+
+    @property
+    def noise_features(self) -> int:
+        """Those of all latent levels, and one for each number of the event."""
+        return sum(self.latent) + self.event_shape[0]
+
+    def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
+        *lower, top, last = noise.split([*self.latent, self.event_shape[0]], -1)
+        point = self.top.from_noise(top, summary)
+        for network, each in zip(reversed(self.priors), reversed(lower), strict=True):
+            point = network(point, summary).draw(each)
+        return self._decode(point, summary).draw(last)
 
     def _noise(self, rows: int) -> Tensor:
         """Standard normal noise ``(rows, sum(latent))`` on the current random stream."""
