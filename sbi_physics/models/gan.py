@@ -108,7 +108,7 @@ class GenerativeAdversarialNetwork(PushforwardGenerator):
         if summary is None:
             return self.projection(noise) + self.network(noise)
         # Among the inputs, too: what scales and shifts hidden units starts at zero and is slow to move.
-        inputs = torch.cat([noise, summary.expand(len(noise), summary.shape[-1])], -1)
+        inputs = torch.cat([noise, summary.expand(noise.shape[0], summary.shape[-1])], -1)
         return self.projection(noise) + self.network(inputs, summary)
 
     def critic_loss(self, weights: Tensor, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:

@@ -93,9 +93,8 @@ def export_onnx(surrogate: "Surrogate", path: str | Path) -> None:
     example = (torch.ones(_ROWS, len(surrogate.parameters)), torch.zeros(_ROWS, features))
     rows = {0: torch.export.Dim("n", min=1)}
     with torch.no_grad(), _silence():
-        followed = torch.export.export(function, example, dynamic_shapes={"theta": rows, "noise": rows}, strict=True)
         names: dict[str, Any] = {"input_names": ["theta", "noise"], "output_names": ["x"]}
-        made = torch.onnx.export(followed, dynamo=True, **names)
+        made = torch.onnx.export(function, example, dynamo=True, dynamic_shapes={"theta": rows, "noise": rows}, **names)
     if made is None:
         raise StoreError(f"{path}: torch made no ONNX model")
     model = made.model_proto

@@ -117,8 +117,8 @@ class Permutation(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reorder the columns of ``(n, D)``."""
-        return inputs.index_select(1, self.order), inputs.new_zeros(len(inputs))
+        return inputs.index_select(1, self.order), inputs.new_zeros(inputs.shape[0])
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Put the columns back."""
-        return inputs.index_select(1, self.inverse_order), inputs.new_zeros(len(inputs))
+        return inputs.index_select(1, self.inverse_order), inputs.new_zeros(inputs.shape[0])
