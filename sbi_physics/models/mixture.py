@@ -67,7 +67,6 @@ class Components(NamedTuple):
         step = torch.linalg.solve_triangular(self.factors[rows, chosen], noise.unsqueeze(-1), upper=False)
         return self.means[rows, chosen] + step.squeeze(-1)
 
-
     def from_noise(self, noise: Tensor) -> Tensor:
         """The events ``(n, D)`` that standard normal noise ``(n, D + 1)`` stands for; the last one says the component."""
         white, n, dims = noise[:, :-1], noise.shape[0], self.means.shape[-1]

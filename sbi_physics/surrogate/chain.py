@@ -86,8 +86,10 @@ class ModelChain(nn.Module):
         models = [model for model in self.stages if isinstance(model, PushforwardGenerator)]
         for other in self.stages:
             if not isinstance(other, PushforwardGenerator):
-                name = type(other).__name__
-                raise UsageError(f"noise: expected models that draw from a fixed number of normal numbers, got {name}")
+                raise UsageError(
+                    f"noise: {type(other).__name__} does not draw from a fixed number of normal numbers; "
+                    "all models but 'energy' and 'kernel' do"
+                )
         return models
 
     @torch.no_grad()

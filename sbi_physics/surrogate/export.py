@@ -90,21 +90,24 @@ def export_onnx(surrogate: "Surrogate", path: str | Path) -> None:
     features = sum(function.chain.noise_features)
     onnx = _module("onnx")
     _module("onnxscript")
-    example = (torch.ones(_ROWS, len(surrogate.parameters)), torch.zeros(_ROWS, features))
+    with atomic_path(Path(path)) as temporary:
+        model = _followed(function, len(surrogate.parameters), features)
+        model.producer_name, model.producer_version = "sbi_physics", __version__
+        onnx.helper.set_model_props(model, _metadata(surrogate, features))
+        onnx.save_model(model, str(temporary))
+
+
+def _followed(function: _Function, parameters: int, features: int) -> Any:
+    """The ONNX model of what is done to an example, for any number of rows."""
+    example = (torch.ones(_ROWS, parameters), torch.zeros(_ROWS, features))
     rows = {0: torch.export.Dim("n", min=1)}
     with torch.no_grad(), _silence():
         names: dict[str, Any] = {"input_names": ["theta", "noise"], "output_names": ["x"]}
         made = torch.onnx.export(function, example, dynamo=True, dynamic_shapes={"theta": rows, "noise": rows}, **names)
-    if made is None:
-        raise StoreError(f"{path}: torch made no ONNX model")
-    model = made.model_proto
-    _tidy(model.graph)
-    for f in model.functions:
-        _tidy(f)
-    model.producer_name, model.producer_version = "sbi_physics", __version__
-    onnx.helper.set_model_props(model, _metadata(surrogate, features))
-    with atomic_path(Path(path)) as temporary:
-        onnx.save_model(model, str(temporary))
+    model: Any = made.model_proto  # type: ignore[union-attr]
+    for graph in (model.graph, *model.functions):
+        _tidy(graph)
+    return model
 
 
 def compare_onnx(surrogate: "Surrogate", path: str | Path, *, n: int = 1000, seed: int = 0) -> Agreement:
