@@ -14,7 +14,10 @@ REQUIRED = (
     *("torch", "nflows", "numpy", "scipy", "h5py", "emcee", "corner", "matplotlib", "astropy", "arviz-stats"),
     *("scikit-learn", "safetensors", "pydantic", "typer", "rich", "pooch", "lazy_loader"),
 )
-OPTIONAL = {"arviz": "arviz", "distributed": "cluster", "dask-jobqueue": "cluster", "zuko": "zuko", "sbi": "bench"}
+OPTIONAL = {
+    **{"arviz": "arviz", "distributed": "cluster", "dask-jobqueue": "cluster", "zuko": "zuko", "sbi": "bench"},
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+}
 
 
 def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:

@@ -1,4 +1,4 @@
-"""`sbi-physics surrogate fit|sample|check`."""
+"""`sbi-physics surrogate fit|sample|check|export`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -168,6 +168,36 @@ def check(
         save_figure(surrogate_check(report), plot)
     text = output.table(report.verdict, ["measurement", "generated", "real"], report.rows())
     output.result(text, **report.to_dict())
+
+
+@app.command("export")
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="ONNX file to write.")],
+    rows: Annotated[int, typer.Option(help="Outputs that are compared in onnxruntime afterwards.")] = 1000,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a surrogate as a function of theta and noise, for C++ (extra `export`)."""
+    from sbi_physics.surrogate.export import compare_onnx
+
+    output = Output(json, quiet)
+    check_writable(out)
+    surrogate = _surrogate(model, "cpu")
+    surrogate.export(out)
+    found = compare_onnx(surrogate, out, n=rows, seed=seed)
+    output.result(
+        f"{out}: x {tuple(surrogate.x_shape)} of theta ({', '.join(surrogate.parameters.names)}) and "
+        f"{surrogate.noise_features} standard normal numbers; in onnxruntime {found.differing} of {found.numbers} "
+        f"numbers differ, the others by {found.largest:.1e} at most",
+        path=str(out),
+        model=surrogate.model,
+        parameters=list(surrogate.parameters.names),
+        noise_features=surrogate.noise_features,
+        x_shape=list(surrogate.x_shape),
+        agreement=found._asdict(),
+    )
 
 
 def _geometry(calorimeter: Calorimeter | None) -> "VoxelGeometry | None":

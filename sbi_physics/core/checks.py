@@ -64,7 +64,7 @@ def batch_of(tensor: Tensor, event_shape: Sequence[int], name: str, *, minimum: 
     if tensor.ndim != len(event) + 1 or tuple(tensor.shape[1:]) != event:
         wanted = "(" + ", ".join(["n", *map(str, event)]) + ("," if not event else "") + ")"
         raise ShapeError(f"{name}: expected shape {wanted}, got {tuple(tensor.shape)}")
-    if len(tensor) < minimum:
+    if tensor.shape[0] < minimum:
         raise ShapeError(f"{name}: expected at least {minimum} rows, got {len(tensor)}")
     return tensor
 

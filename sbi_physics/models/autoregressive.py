@@ -25,6 +25,8 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.conditioner import Incremental, made
 from sbi_physics.models.generator import rows_of
 from sbi_physics.models.mixture import LARGEST_LOG_FACTOR
+from sbi_physics.models.pushforward import PushforwardGenerator, uniform
+from sbi_physics.models.repeat import repeat
 from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["KERNELS", "NETWORKS", "AutoregressiveDensity", "ScalarMixtures"]
@@ -63,17 +65,25 @@ class ScalarMixtures(NamedTuple):
     def draw(self) -> Tensor:
         """One value ``(*,)`` of each, on the current random stream."""
         share = torch.rand_like(self.logits[..., :1])
+        noise = torch.randn_like(share) if self.kernel == "gaussian" else torch.rand_like(share)
+        return self._at(share, noise)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The values ``(*,)`` that standard normal noise ``(*, 2)`` stands for."""
+        share, other = noise.split(1, -1)
+        return self._at(uniform(share), other if self.kernel == "gaussian" else uniform(other))
+
+    def _at(self, share: Tensor, noise: Tensor) -> Tensor:
+        """The values of shares ``(*, 1)`` of the components, and of normal or uniform noise ``(*, 1)``."""
         # Of the weights up to the last but one: whatever their rounding, the component is one of the K.
         chosen = (share > self.logits.softmax(-1).cumsum(-1)[..., :-1]).sum(-1, keepdim=True)
         centre, scale = self.centres.gather(-1, chosen), self.log_scales.gather(-1, chosen).exp()
-        if self.kernel == "gaussian":
-            noise = torch.randn_like(centre)
-        else:
-            noise = torch.logit(torch.rand_like(centre), eps=_TINY)
+        if self.kernel != "gaussian":
+            noise = torch.logit(noise, eps=_TINY)
         return (centre + scale * noise).squeeze(-1)
 
 
-class AutoregressiveDensity(ConditionalDensity):
+class AutoregressiveDensity(ConditionalDensity, PushforwardGenerator):
     """An autoregressive density of mixtures; satisfies `Density`.
 
     Draws carry no gradients.
@@ -164,6 +174,17 @@ class AutoregressiveDensity(ConditionalDensity):
             events.append(rows)
             log_probs.append(log_prob)
         return torch.cat(events), torch.cat(log_probs) if densities else None
+
+    @property
+    def noise_features(self) -> int:
+        """Two for each number: the first says the component."""
+        return 2 * self.event_shape[0]
+
+    def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
+        each = noise.unflatten(-1, (-1, 2))
+        # Pass i makes number i final.
+        numbers, nothing = torch.arange(self.event_shape[0], device=noise.device), torch.zeros_like(each[..., 0])
+        return repeat(lambda events, _: self._given(events, summary).from_noise(each), nothing, numbers)
 
     def _draw_rows(self, n: int, summary: Tensor | None) -> tuple[Tensor, Tensor]:
         events, log_prob = self.base.new_zeros(n, *self.event_shape), self.base.new_zeros(n)
@@ -268,6 +289,8 @@ class _Recurrent(_Network):
         inputs = torch.stack([before, place.expand(n, length)], -1)
         if summary is not None:
             inputs = torch.cat([inputs, summary.unsqueeze(1).expand(n, length, -1)], -1)
+        if torch.compiler.is_compiling():
+            return self.stack(inputs, state)
         with warnings.catch_warnings():
             # Training lays all weights of a model side by side, not in the order that cuDNN would like best.
             warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk of memory")

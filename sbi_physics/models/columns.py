@@ -67,7 +67,7 @@ class Columns(nn.Module):
     @property
     def varies(self) -> Tensor:
         """Which columns a model sees: boolean ``(D,)``."""
-        return self.kinds != ColumnKind.CONSTANT
+        return self.kinds != int(ColumnKind.CONSTANT)
 
     @property
     def varying(self) -> int:
@@ -117,13 +117,17 @@ class Columns(nn.Module):
 
     def decode(self, events: Tensor) -> Tensor:
         """Outputs ``(n, D)`` of events ``(n, D')``."""
-        x = self.constant.expand(len(events), -1).clone()
-        x[:, self.varies] = events
+        x = self.place(events, self.constant)
         # A draw far in the tail of a logarithm is no output: none of the data is beyond ten times the largest.
         risen = torch.minimum(self.threshold * x.exp(), 10 * self.largest)
         x = torch.where(self._are(ColumnKind.POSITIVE), risen, x)
         x = torch.where(self._are(ColumnKind.ZEROS), torch.where(x < 0, 0.0, risen), x)
         return torch.where(self._are(ColumnKind.COUNT), x.round(), x)
+
+    def place(self, events: Tensor, elsewhere: Tensor | float) -> Tensor:
+        """Events ``(n, D')`` in the columns that vary, and in the others what is given, ``(D,)`` or one: ``(n, D)``."""
+        # Not through a mask, whose true entries would have to be counted first.
+        return torch.where(self.varies, events[:, (self.varies.cumsum(0) - 1).clamp(min=0)], elsewhere)
 
     def _are(self, *kinds: ColumnKind) -> Tensor:
         return torch.isin(self.kinds, self.kinds.new_tensor([int(kind) for kind in kinds]))

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.critic import Critic, critic_loss, generator_loss, gradient_penalty, penalty_for
-from sbi_physics.models.generator import ConditionalGenerator, rows_of
+from sbi_physics.models.generator import rows_of
 from sbi_physics.models.hurdle import HurdleNetwork, check_groups
+from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["GenerativeAdversarialNetwork"]
@@ -35,7 +36,7 @@ _LATENT = 32
 _TEMPERATURE = 0.5
 
 
-class GenerativeAdversarialNetwork(ConditionalGenerator):
+class GenerativeAdversarialNetwork(PushforwardGenerator):
     """A conditional generative adversarial network; satisfies `Generator`.
 
     Args:
@@ -203,6 +204,9 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         shares = weights / len(weights)
         return shares if self.conditional else shares.mean().expand_as(shares)
 
+    def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
+        return self.generate(noise, summary)
+
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
         parts = []
         for start in range(0, n, _ROWS_AT_ONCE):
@@ -232,5 +236,5 @@ class _DenseNetwork(nn.Module):
         if summary is None:
             return self.projection(noise) + self.network(noise)
         # Among the inputs, too: what scales and shifts hidden units starts at zero and is slow to move.
-        inputs = torch.cat([noise, summary.expand(len(noise), summary.shape[-1])], -1)
+        inputs = torch.cat([noise, summary.expand(noise.shape[0], summary.shape[-1])], -1)
         return self.projection(noise) + self.network(inputs, summary)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.generator import rows_of
+from sbi_physics.models.pushforward import PushforwardGenerator, uniform
+from sbi_physics.models.repeat import repeat
 from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["LARGEST_LOG_FACTOR", "Components", "MixtureDensity"]
@@ -65,8 +67,23 @@ class Components(NamedTuple):
         step = torch.linalg.solve_triangular(self.factors[rows, chosen], noise.unsqueeze(-1), upper=False)
         return self.means[rows, chosen] + step.squeeze(-1)
 
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The events ``(n, D)`` that standard normal noise ``(n, D + 1)`` stands for; the last says the component."""
+        white, n, dims = noise[:, :-1], noise.shape[0], self.means.shape[-1]
+        chosen = (uniform(noise[:, -1:]) > self.logits.softmax(-1).cumsum(-1)[:, :-1]).sum(-1).reshape(n, 1, 1)
+        place = chosen.expand(n, 1, dims)
+        mean, log_diagonal = (t.expand(n, -1, -1).gather(1, place)[:, 0] for t in (self.means, self.log_diagonal))
+        lower = self.lower.expand(n, -1, -1, -1).gather(1, chosen.unsqueeze(-1).expand(n, 1, dims, dims))[:, 0]
+        scale = torch.exp(-log_diagonal)
 
-class MixtureDensity(ConditionalDensity):
+        def substitute(step: Tensor, _: Tensor) -> Tensor:
+            return scale * (white - (lower @ step.unsqueeze(-1)).squeeze(-1))
+
+        # Row i is solved after pass i.
+        return mean + repeat(substitute, torch.zeros_like(white), torch.arange(dims, device=noise.device))
+
+
+class MixtureDensity(ConditionalDensity, PushforwardGenerator):
     """A mixture density network; satisfies `Density`.
 
     Args:
@@ -131,6 +148,14 @@ class MixtureDensity(ConditionalDensity):
         lower[:, :, rows, columns] = below
         log_diagonal = LARGEST_LOG_FACTOR * torch.tanh(diagonal / LARGEST_LOG_FACTOR)
         return Components(logits.squeeze(-1), means, lower, log_diagonal)
+
+    @property
+    def noise_features(self) -> int:
+        """D, and one that says the component."""
+        return self.event_shape[0] + 1
+
+    def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
+        return self._given(summary).from_noise(noise)
 
     def _log_prob(self, encoded: Tensor, summary: Tensor | None) -> Tensor:
         parts = []

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import derive
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.generator import ConditionalGenerator
+from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.surrogate.preprocessing import Preprocessing
 
 __all__ = ["ModelChain"]
@@ -50,6 +52,45 @@ class ModelChain(nn.Module):
             context = self.preprocessing.context(theta, events)
             events.append(model.sample(1, context, seed=derive(seed, "stage", number))[0])
         return self.preprocessing.decode(theta, events)
+
+    @property
+    def noise_features(self) -> tuple[int, ...]:
+        """How many standard normal numbers each stage draws an event from.
+
+        Raises:
+            UsageError: there is a model that draws in another way.
+        """
+        return tuple(model.noise_features for model in self._pushforwards())
+
+    @torch.no_grad()
+    def from_noise(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """The outputs ``(n, *x_shape)`` that standard normal noise ``(n, K)`` stands for; the stages one after another.
+
+        Args:
+            theta: ``(n, P)`` float32.
+            noise: ``(n, K)`` float32, with K the sum of `noise_features`.
+
+        Raises:
+            ShapeError: the noise does not fit.
+            UsageError: there is a model that draws in another way.
+        """
+        events: list[Tensor] = []
+        widths = self.noise_features
+        if noise.shape != (theta.shape[0], sum(widths)):
+            raise ShapeError(f"noise: expected shape {(theta.shape[0], sum(widths))}, got {tuple(noise.shape)}")
+        for model, part in zip(self._pushforwards(), noise.split(widths, -1), strict=True):
+            events.append(model.from_noise(part, self.preprocessing.context(theta, events)))
+        return self.preprocessing.decode(theta, events)
+
+    def _pushforwards(self) -> list[PushforwardGenerator]:
+        models = [model for model in self.stages if isinstance(model, PushforwardGenerator)]
+        for other in self.stages:
+            if not isinstance(other, PushforwardGenerator):
+                raise UsageError(
+                    f"noise: {type(other).__name__} does not draw from a fixed number of normal numbers; "
+                    "all models but 'energy' and 'kernel' do"
+                )
+        return models
 
     @torch.no_grad()
     def log_prob(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:

@@ -104,8 +104,7 @@ class Showers(Preprocessing):
         wanted = self.energies(theta, events[0])
         shower = self.voxels.decode(events[1])
         empty = self._layer_energies(shower) == 0
-        if bool((empty & (wanted > 0)).any()):
-            shower = torch.where(empty[:, self.layer_of], self._nearest(events[1]), shower)
+        shower = torch.where(empty[:, self.layer_of], self._nearest(events[1]), shower)
         for _ in range(_ROUNDS):
             scale = wanted / self._layer_energies(shower).clamp(min=torch.finfo(shower.dtype).tiny)
             shower = shower * scale[:, self.layer_of]
@@ -117,9 +116,10 @@ class Showers(Preprocessing):
         """Layer energies ``(n, L)`` of the events of the first stage."""
         numbers = self.layers.decode(events)
         response = self.response.inverse(theta[:, 0].log(), numbers[:, 0]).clamp(min=0.0).unsqueeze(1)
-        numbers = numbers.clamp(min=0.0)
-        ratios = torch.ones_like(numbers)
-        ratios[:, self._other_layers()] = numbers[:, 1:]
+        layer = torch.arange(numbers.shape[1], device=numbers.device)
+        # The layers before the one of reference stand one place further, after the response.
+        ratios = numbers.clamp(min=0.0)[:, layer + (layer < self.reference).long()]
+        ratios = torch.where(layer == self.reference, 1.0, ratios)
         energies = theta * response * ratios / ratios.sum(1, keepdim=True)
         return torch.where(energies < self.threshold, 0.0, energies)
 
@@ -177,6 +177,5 @@ class Showers(Preprocessing):
 
     def _nearest(self, events: Tensor) -> Tensor:
         """Showers in which the voxels that came nearest to the threshold hold what their layer has."""
-        full = events.new_full((len(events), self.geometry.size), -torch.inf)
-        full[:, self.voxels.varies] = events
+        full = self.voxels.place(events, -torch.inf)
         return (full == self._largest(full)).to(events.dtype) * self.threshold

@@ -17,7 +17,7 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer, resolve_device
+from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer, resolve_device, same_length
 from sbi_physics.core.errors import NonFiniteError, UsageError
 from sbi_physics.core.parameters import Parameter, Parameters
 from sbi_physics.core.protocols import Simulator
@@ -29,6 +29,7 @@ from sbi_physics.store.simulations import Simulations
 from sbi_physics.surrogate.build import SurrogateArchitecture, model_name
 from sbi_physics.surrogate.chain import ModelChain
 from sbi_physics.surrogate.check import BATCHES, Features, SurrogateReport, check_surrogate
+from sbi_physics.surrogate.export import export_onnx
 from sbi_physics.surrogate.fitting import Training, fit_chain
 from sbi_physics.surrogate.preprocessing import Plain, Preprocessing
 from sbi_physics.train.pairs import training_pairs
@@ -203,6 +204,39 @@ class Surrogate:
         if not bool(torch.isfinite(x).all()):
             raise NonFiniteError("sample: the surrogate gave NaN or infinity; it has not learned the simulator")
         return x
+
+    @property
+    def noise_features(self) -> int:
+        """K: how many standard normal numbers `from_noise` makes one output of.
+
+        Raises:
+            UsageError: the model draws in another way.
+        """
+        return sum(self.chain.noise_features)
+
+    def from_noise(self, theta: Any, noise: Any) -> Tensor:
+        """The outputs that standard normal noise ``(n, K)`` stands for at theta ``(n, P)``: float32, on the CPU.
+
+        Raises:
+            ShapeError, NonFiniteError, SupportError: theta or noise does not fit.
+            UsageError: the model draws in another way.
+        """
+        rows = batch_of(finite(as_tensor(theta, "theta"), "theta"), (len(self.parameters),), "theta")
+        self.parameters.check_within(rows)
+        given = batch_of(finite(as_tensor(noise, "noise"), "noise"), (self.noise_features,), "noise")
+        same_length(theta=rows, noise=given)
+        parts = zip(rows.split(_ROWS_AT_ONCE), given.split(_ROWS_AT_ONCE), strict=True)
+        chain = self.chain
+        return torch.cat([chain.from_noise(one.to(chain.device), two.to(chain.device)).cpu() for one, two in parts])
+
+    def export(self, path: str | Path) -> None:
+        """Write it to an ONNX file, a function of theta and noise as `from_noise`; see `surrogate.export`.
+
+        Raises:
+            UsageError: the extra ``export`` is not installed, it is not trained, or its model draws in another way.
+            StoreError: the file cannot be written.
+        """
+        export_onnx(self, path)
 
     def check(
         self,

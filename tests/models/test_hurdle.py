@@ -159,7 +159,7 @@ def test_a_generator_learns_zeros_from_a_critic():
         model = GenerativeAdversarialNetwork(
             (10,), groups=[0] * 5 + [1] * 5, noise_features=2, hidden_features=32, blocks=1
         ).fit_scaling(events)
-    config = AdversarialConfig(epochs=20, batch_size=128)
+    config = AdversarialConfig(epochs=40, batch_size=64, critic_steps=2)
     train_adversarial(model, [model.encode(events)[0]], config=config, progress=False)
     draws = model.eval().sample(4000, seed=3)
     zeros, real = (draws < 0).double(), (new < 0).double()

@@ -29,8 +29,9 @@ from torch.quasirandom import SobolEngine
 from sbi_physics.core.checks import known_keys, positive_integer
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.diffusion.network import SMALLEST_LEVEL, VelocityNetwork
-from sbi_physics.models.diffusion.ode import Field, solve
+from sbi_physics.models.diffusion.ode import Field, solve, solve_once
 from sbi_physics.models.generator import rows_of
+from sbi_physics.models.pushforward import PushforwardGenerator
 
 __all__ = ["OBJECTIVES", "DiffusionDensity"]
 
@@ -41,7 +42,7 @@ _POINTS = 8
 _TINY = 1e-12
 
 
-class DiffusionDensity(ConditionalDensity):
+class DiffusionDensity(ConditionalDensity, PushforwardGenerator):
     """A density at the end of a learned differential equation; satisfies `Density`.
 
     Log-densities carry no gradients.  They cost about D + 1 times as much as draws.
@@ -133,6 +134,15 @@ class DiffusionDensity(ConditionalDensity):
             events.append(event)
             log_probs.append(_log_normal(noise[part]) - divergence)
         return torch.cat(events), torch.cat(log_probs) if densities else None
+
+    @property
+    def noise_features(self) -> int:
+        """D."""
+        return self.event_shape[0]
+
+    def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
+        description = self.network.describe(summary)
+        return solve_once(lambda angle, points: self.network(points, angle, description), noise, steps=self.steps)
 
     def _carry(
         self, points: Tensor, summary: Tensor | None, *, to_noise: bool, divergences: bool

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sbi_physics.models.flows.conditioner import Incremental, made
 from sbi_physics.models.flows.spline import rational_quadratic_spline, spline_parameters
+from sbi_physics.models.repeat import repeat
 
 __all__ = ["MaskedAffine", "MaskedSpline"]
 
@@ -50,12 +51,22 @@ class _MaskedLayer(Transform):
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise to data, with the log-determinant of that direction: pass i makes dimension i final."""
+        if torch.compiler.is_compiling():
+            return self._repeated_inverse(inputs, context)
         if not torch.is_grad_enabled():
             return self._incremental_inverse(inputs, context)
         outputs = torch.zeros_like(inputs)
         log_derivative = torch.zeros_like(inputs)
         for _ in range(self.features):
             outputs, log_derivative = self._elementwise(inputs, self._choose(outputs, context), inverse=True)
+        return outputs, log_derivative.sum(1)
+
+    def _repeated_inverse(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        def step(outputs: Tensor, _: Tensor) -> Tensor:
+            return self._elementwise(inputs, self._choose(outputs, context), inverse=True)[0]
+
+        outputs = repeat(step, torch.zeros_like(inputs), torch.arange(self.features, device=inputs.device))
+        log_derivative = self._elementwise(inputs, self._choose(outputs, context), inverse=True)[1]
         return outputs, log_derivative.sum(1)
 
     def _incremental_inverse(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,13 @@ from nflows.distributions.normal import StandardNormal
 from nflows.flows.base import Flow
 from torch import Tensor, nn
 
+from sbi_physics.core.errors import UsageError
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.box import UniformBox
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.flows.ensemble import FlowEnsemble, add_gradient, from_noise, log_prob, training_log_prob
 from sbi_physics.models.generator import rows_of
+from sbi_physics.models.pushforward import PushforwardGenerator, uniform
 from sbi_physics.models.scaling import Scaling
 
 __all__ = ["FlowDensity"]
@@ -17,7 +19,7 @@ __all__ = ["FlowDensity"]
 _ROWS_AT_ONCE = 1 << 16
 
 
-class FlowDensity(ConditionalDensity):
+class FlowDensity(ConditionalDensity, PushforwardGenerator):
     """A conditional density made of an nflows flow; satisfies `Density`.
 
     Args:
@@ -86,6 +88,27 @@ class FlowDensity(ConditionalDensity):
             events.append(event)
             log_probs.append(density)
         return torch.cat(events), torch.cat(log_probs)
+
+    @property
+    def noise_features(self) -> int:
+        """D, and for an ensemble one more, which says the member."""
+        return self.event_shape[0] + isinstance(self.flow, FlowEnsemble)
+
+    def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
+        base, dims = _first(self.flow)._distribution, self.event_shape[0]
+        if isinstance(base, UniformBox):
+            points = base.bound * (2 * uniform(noise[:, :dims]) - 1)
+        elif isinstance(base, StandardNormal):
+            points = noise[:, :dims]
+        else:
+            raise UsageError(f"from_noise: expected a normal or uniform base of the flow, got {type(base).__name__}")
+        if not isinstance(self.flow, FlowEnsemble):
+            return from_noise(self.flow, points, summary, engine=self.engine)[0]
+        # Through all members, of which one counts: how many rows each would get depends on the noise.
+        events, member = points, uniform(noise[:, dims:]) * self.flow.active
+        for i, flow in enumerate(self.flow.members()):
+            events = torch.where(member >= i, from_noise(flow, points, summary, engine=self.engine)[0], events)
+        return events
 
     def _member(self, rows: int) -> Tensor | None:
         if not isinstance(self.flow, FlowEnsemble):

@@ -84,7 +84,7 @@ def from_noise(flow: Flow, noise: Tensor, context: Tensor | None, *, engine: str
     if fast is not None and not torch.is_grad_enabled():
         events, ladj = fast.inverse(noise, context)
     else:
-        context = _rows(flow, context, len(noise))
+        context = _rows(flow, context, noise.shape[0])
         events, ladj = flow._transform.inverse(noise, context=context)
     return events, _base_log_prob(flow, noise, context) - ladj
 
@@ -105,7 +105,7 @@ def _fast(flow: Flow, rows: Tensor, engine: str) -> NativeFlow | FusedFlow | Non
 
 def _rows(flow: Flow, context: Tensor | None, n: int) -> Tensor | None:
     """Contexts for transforms that do not broadcast."""
-    if context is None or len(context) == n:
+    if context is None or context.shape[0] == n:
         return context
     ours = all(isinstance(t, _BROADCAST) for t in getattr(flow._transform, "_transforms", [flow._transform]))
     return context if ours and isinstance(flow._distribution, _FIXED) else context.expand(n, -1)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from nflows.transforms.base import Transform
 from torch import Tensor, nn
 
-__all__ = ["LULinear", "Permutation", "lu_factors"]
+__all__ = ["FixedLinear", "LULinear", "Permutation", "lu_factors", "multiply_out"]
 
 _SMALLEST_DIAGONAL = 1e-3
 # softplus(_UNIT_DIAGONAL) + _SMALLEST_DIAGONAL == 1, so that the map starts as the identity.
@@ -60,6 +60,46 @@ def lu_factors(lower: Tensor, upper: Tensor, diagonal: Tensor) -> tuple[Tensor, 
     return lower.tril(-1) + identity, upper.triu(1) + torch.diag_embed(diagonal), diagonal.log().sum(-1)
 
 
+class FixedLinear(Transform):
+    """What an `LULinear` is once it is trained: two matrices, each the inverse of the other.
+
+    Args:
+        trained: the layer.
+    """
+
+    matrix: Tensor
+    inverse_matrix: Tensor
+    bias: Tensor
+    ladj: Tensor
+
+    def __init__(self, trained: LULinear) -> None:
+        super().__init__()
+        wide = [value.detach().double() for value in (trained.lower, trained.upper, trained.diagonal)]
+        lower, upper, ladj = lu_factors(*wide)
+        matrix, like = lower @ upper, trained.bias.detach()
+        self.register_buffer("matrix", matrix.to(like))
+        self.register_buffer("inverse_matrix", torch.linalg.inv(matrix).to(like))
+        self.register_buffer("bias", like.clone())
+        self.register_buffer("ladj", ladj.to(like))
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to noise: inputs ``(n, D)`` give outputs ``(n, D)`` and the log-determinant ``(n,)``."""
+        return F.linear(inputs, self.matrix, self.bias), self.ladj.expand(inputs.shape[0])
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise to data, with the log-determinant of that direction."""
+        return F.linear(inputs - self.bias, self.inverse_matrix), (-self.ladj).expand(inputs.shape[0])
+
+
+def multiply_out(module: nn.Module) -> None:
+    """Put a `FixedLinear` in place of each `LULinear` inside a module, where no triangular system can be solved."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, LULinear):
+            module.add_module(name, FixedLinear(child))
+        else:
+            multiply_out(child)
+
+
 class Permutation(Transform):
     """A fixed order of the dimensions.
 
@@ -77,8 +117,8 @@ class Permutation(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reorder the columns of ``(n, D)``."""
-        return inputs.index_select(1, self.order), inputs.new_zeros(len(inputs))
+        return inputs.index_select(1, self.order), inputs.new_zeros(inputs.shape[0])
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Put the columns back."""
-        return inputs.index_select(1, self.inverse_order), inputs.new_zeros(len(inputs))
+        return inputs.index_select(1, self.inverse_order), inputs.new_zeros(inputs.shape[0])

@@ -36,8 +36,9 @@ from sbi_physics.core.checks import known_keys, not_negative, positive_integer
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.density import evaluated
-from sbi_physics.models.generator import ConditionalGenerator, rows_of
+from sbi_physics.models.generator import rows_of
 from sbi_physics.models.hurdle import HurdleNetwork, Hurdles, check_groups
+from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.models.vae.gaussian import DiagonalGaussian, GaussianNetwork, bounded
 from sbi_physics.models.vae.prior import LatentPrior, build_prior
 
@@ -58,7 +59,7 @@ class _Rung(NamedTuple):
     prior: DiagonalGaussian | None
 
 
-class VariationalAutoencoder(ConditionalGenerator):
+class VariationalAutoencoder(PushforwardGenerator):
     """A conditional variational autoencoder; satisfies `Generator`.
 
     Args:
