@@ -30,7 +30,8 @@ from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["GenerativeAdversarialNetwork"]
 
-_ROWS_AT_ONCE = 1 << 14
+# What goes through the network stays in the cache.
+_ROWS_AT_ONCE = 1 << 9
 _LATENT = 32
 _TEMPERATURE = 0.5
 
@@ -130,7 +131,7 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
             raise ShapeError(f"noise: expected shape (n, {self.noise_features}), got {tuple(noise.shape)}")
         if isinstance(self.network, HurdleNetwork):
             latent, rest = noise.split([self.inputs, 2 * self.event_shape[0]], -1)
-            return self.network(latent, summary).draw(rest, temperature=_TEMPERATURE if self.training else None)
+            return self.network.draw(latent, summary, rest, temperature=_TEMPERATURE if self.training else None)
         return self.network(noise, summary)
 
     def seen(self, encoded: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class ModelChain(nn.Module):
         for number, model in enumerate(self.stages):
             context = self.preprocessing.context(theta, events)
             events.append(model.sample(1, context, seed=derive(seed, "stage", number))[0])
-        return self.preprocessing.decode(theta, events)
+        return self.preprocessing.outputs(theta, events)
 
     @torch.no_grad()
     def log_prob(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,8 @@
 /* Vectors as wide as those of the processor, and elementary functions of them. */
 #pragma once
 
+#include <stddef.h>
+
 #if defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX__)
@@ -51,4 +53,17 @@ static inline vec vlog(vec x) {
     p = p * f + 3.3333331174e-1f;
     vec n = __builtin_convertvector(exponent, vec);
     return f + (p * f - 0.5f) * f * f + n * 0.693147181f;
+}
+
+/* ---- columns of at most LANES rows, one row for each lane; lanes beyond the last row repeat the first ------------ */
+
+static inline __attribute__((always_inline)) vec take(const float *data, ptrdiff_t stride, ptrdiff_t rows) {
+    vec column;
+    for (ptrdiff_t i = 0; i < LANES; i++) column[i] = data[i < rows ? i * stride : 0];
+    return column;
+}
+
+static inline __attribute__((always_inline)) void put(float *data, ptrdiff_t stride, ptrdiff_t rows, vec column) {
+    for (ptrdiff_t i = 0; i < LANES; i++)
+        if (i < rows) data[i * stride] = column[i];
 }

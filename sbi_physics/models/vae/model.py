@@ -275,6 +275,8 @@ class VariationalAutoencoder(ConditionalGenerator):
         point = self.top.from_noise(top, summary)
         for network, each in zip(reversed(self.priors), reversed(lower), strict=True):
             point = network(point, summary).draw(each)
+        if isinstance(self.decoder, HurdleNetwork):
+            return self.decoder.draw(point, summary, last)
         return self._decode(point, summary).draw(last)
 
     def _noise(self, rows: int) -> Tensor:
