@@ -181,11 +181,14 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         return shares if self.conditional else shares.mean().expand_as(shares)
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
-        parts = []
+        like = self.event_scaling.mean
+        noise = like.new_empty(min(n, _ROWS_AT_ONCE), self.noise_features)
+        events = like.new_empty(n, *self.event_shape)
         for start in range(0, n, _ROWS_AT_ONCE):
             part = slice(start, min(start + _ROWS_AT_ONCE, n))
-            parts.append(self.generate(self._noise(part.stop - part.start), rows_of(summary, part)))
-        return torch.cat(parts)
+            each = noise[: part.stop - part.start].normal_()
+            events[part] = self.generate(each, rows_of(summary, part))
+        return events
 
 
 class _DenseNetwork(nn.Module):

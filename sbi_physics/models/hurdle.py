@@ -179,9 +179,9 @@ class HurdleNetwork(nn.Module):
         return Hurdles(self, raw).draw(noise, temperature=temperature) if drawn is None else drawn
 
     def _raw(self, inputs: Tensor, condition: Tensor | None) -> Tensor:
-        raw = self.direct(inputs) + self.network(inputs, condition)
-        if self.shift is not None:
-            raw = raw + self.shift(condition)
+        raw = _add_linear(self.network(inputs, condition), self.direct, inputs)
+        if self.shift is not None and condition is not None:
+            raw = _add_linear(raw, self.shift, condition)
         return raw.unflatten(-1, (-1, self.count))
 
     def _split(self, ordered: Tensor) -> list[Tensor]:
@@ -334,6 +334,13 @@ def check_groups(groups: Sequence[int], dims: int, bounds: Tensor | None) -> Non
         raise UsageError(f"groups: expected {dims}, one for each number of an event, got {len(groups)}")
     if bounds is not None:
         raise UsageError("bounds: expected None for numbers with a hurdle; zeros are what is below zero")
+
+
+def _add_linear(total: Tensor, layer: nn.Linear, inputs: Tensor) -> Tensor:
+    """Add what a layer gives to a total, which is lost: memory for each summand costs as much as the sum."""
+    if inputs.shape[0] != total.shape[0]:
+        return total.add_(layer(inputs))
+    return total.add_(layer.bias).addmm_(inputs, layer.weight.t())
 
 
 def _blocks(groups: Sequence[int]) -> list[Block]:
