@@ -24,14 +24,12 @@ from torch import Tensor, nn
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.critic import Critic, critic_loss, generator_loss, gradient_penalty, penalty_for
-from sbi_physics.models.generator import ConditionalGenerator, rows_of
+from sbi_physics.models.generator import ConditionalGenerator, rows_at_once, rows_of
 from sbi_physics.models.hurdle import HurdleNetwork, check_groups
 from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["GenerativeAdversarialNetwork"]
 
-# What goes through the network stays in the cache.
-_ROWS_AT_ONCE = 1 << 9
 _LATENT = 32
 _TEMPERATURE = 0.5
 
@@ -181,13 +179,12 @@ class GenerativeAdversarialNetwork(ConditionalGenerator):
         return shares if self.conditional else shares.mean().expand_as(shares)
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
-        like = self.event_scaling.mean
-        noise = like.new_empty(min(n, _ROWS_AT_ONCE), self.noise_features)
+        size, like = rows_at_once(self.device), self.event_scaling.mean
+        noise = like.new_empty(min(n, size), self.noise_features)
         events = like.new_empty(n, *self.event_shape)
-        for start in range(0, n, _ROWS_AT_ONCE):
-            part = slice(start, min(start + _ROWS_AT_ONCE, n))
-            each = noise[: part.stop - part.start].normal_()
-            events[part] = self.generate(each, rows_of(summary, part))
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
+            events[part] = self.generate(noise[: part.stop - part.start].normal_(), rows_of(summary, part))
         return events
 
 
