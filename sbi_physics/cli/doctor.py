@@ -25,7 +25,7 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
     import torch
 
     from sbi_physics.core.resources import cores
-    from sbi_physics.models.flows.native.compiler import find_compiler
+    from sbi_physics.models.native.compiler import find_compiler
     from sbi_physics.simulation.resolve import available_simulators
     from sbi_physics.store.datasets import available, cache_folder, location
 

@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.critic import Critic, critic_loss, generator_loss, gradient_penalty, penalty_for
-from sbi_physics.models.generator import rows_of
+from sbi_physics.models.generator import rows_at_once, rows_of
 from sbi_physics.models.hurdle import HurdleNetwork, check_groups
 from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.models.residual import ResidualNetwork
 
 __all__ = ["GenerativeAdversarialNetwork"]
 
-_ROWS_AT_ONCE = 1 << 14
 _LATENT = 32
 _TEMPERATURE = 0.5
 
@@ -136,7 +135,7 @@ class GenerativeAdversarialNetwork(PushforwardGenerator):
             raise ShapeError(f"noise: expected shape (n, {self.noise_features}), got {tuple(noise.shape)}")
         if isinstance(self.network, HurdleNetwork):
             latent, rest = noise.split([self.inputs, 2 * self.event_shape[0]], -1)
-            return self.network(latent, summary).draw(rest, temperature=_TEMPERATURE if self.training else None)
+            return self.network.draw(latent, summary, rest, temperature=_TEMPERATURE if self.training else None)
         return self.network(noise, summary)
 
     def seen(self, encoded: Tensor) -> Tensor:
@@ -208,11 +207,13 @@ class GenerativeAdversarialNetwork(PushforwardGenerator):
         return self.generate(noise, summary)
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
-        parts = []
-        for start in range(0, n, _ROWS_AT_ONCE):
-            part = slice(start, min(start + _ROWS_AT_ONCE, n))
-            parts.append(self.generate(self._noise(part.stop - part.start), rows_of(summary, part)))
-        return torch.cat(parts)
+        size, like = rows_at_once(self.device), self.event_scaling.mean
+        noise = like.new_empty(min(n, size), self.noise_features)
+        events = like.new_empty(n, *self.event_shape)
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
+            events[part] = self.generate(noise[: part.stop - part.start].normal_(), rows_of(summary, part))
+        return events
 
 
 class _DenseNetwork(nn.Module):

@@ -51,7 +51,7 @@ class ModelChain(nn.Module):
         for number, model in enumerate(self.stages):
             context = self.preprocessing.context(theta, events)
             events.append(model.sample(1, context, seed=derive(seed, "stage", number))[0])
-        return self.preprocessing.decode(theta, events)
+        return self.preprocessing.outputs(theta, events)
 
     @property
     def noise_features(self) -> tuple[int, ...]:

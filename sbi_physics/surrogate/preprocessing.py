@@ -57,6 +57,10 @@ class Preprocessing(nn.Module, ABC):
     def decode(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
         """Outputs ``(n, *x_shape)`` of the events of all stages."""
 
+    def outputs(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
+        """As `decode`, in the fastest way on the machine at hand; equal but for rounding."""
+        return self.decode(theta, events)
+
     def features(self, theta: Tensor, x: Tensor) -> dict[str, Tensor]:
         """The numbers ``(n,)`` that a check looks at; those of the outputs that vary, if nothing else is known."""
         columns = enumerate(x.flatten(1).unbind(1))

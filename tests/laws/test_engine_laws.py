@@ -14,7 +14,7 @@ from sbi_physics.core.errors import NonFiniteError, UsageError
 from sbi_physics.models.flows import engines
 from sbi_physics.models.flows.build import build_flow
 from sbi_physics.models.flows.density import FlowDensity
-from sbi_physics.models.flows.native import compiler
+from sbi_physics.models.native import compiler
 from sbi_physics.models.flows.native.engine import native_flow
 
 SMALL = {"transforms": 3, "hidden_features": 20, "blocks": 1, "bins": 5}
@@ -264,7 +264,7 @@ def test_without_a_compiler_flows_run_eagerly_and_say_so_once(monkeypatch, caplo
                 assert native_flow(flow) is None
                 assert engines.log_prob(flow, *rows(5, 2, 1), engine="compiled").shape == (5,)
         assert [r.message for r in caplog.records] == [
-            "flows run without compilation: no C compiler was found (cc, gcc or clang)"
+            "running without native code: no C compiler was found (cc, gcc or clang)"
         ]
     finally:
         for function in (compiler.load_library, compiler.find_compiler, compiler._log_once):
@@ -282,7 +282,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch, caplog, tmp_path):
     try:
         with caplog.at_level(logging.WARNING):
             assert native_flow(build_flow("nsf", 2, 1, **SMALL)) is None
-        assert [r.message for r in caplog.records] == ["flows run without compilation: no such flag"]
+        assert [r.message for r in caplog.records] == ["running without native code: no such flag"]
         assert not list((tmp_path / "native").iterdir())
     finally:
         for function in (compiler.load_library, compiler.find_compiler, compiler._log_once):

@@ -36,7 +36,7 @@ from sbi_physics.core.checks import known_keys, not_negative, positive_integer
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.density import evaluated
-from sbi_physics.models.generator import rows_of
+from sbi_physics.models.generator import rows_at_once, rows_of
 from sbi_physics.models.hurdle import HurdleNetwork, Hurdles, check_groups
 from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.models.vae.gaussian import DiagonalGaussian, GaussianNetwork, bounded
@@ -253,14 +253,14 @@ class VariationalAutoencoder(PushforwardGenerator):
         return DiagonalGaussian(given.mean, bounded(self.raw_noise))
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
-        parts = []
-        for start in range(0, n, _ROWS_AT_ONCE):
-            part = slice(start, min(start + _ROWS_AT_ONCE, n))
-            rows, given = part.stop - part.start, rows_of(summary, part)
-            latent = self._noise(rows)
-            last = torch.randn(rows, self._decoder_noise, device=latent.device, dtype=latent.dtype)
-            parts.append(self._from_noise(torch.cat([latent, last], -1), given))
-        return torch.cat(parts)
+        latent, size = self._noise(n), rows_at_once(self.device)
+        last = latent.new_empty(min(n, size), self._decoder_noise)
+        events = latent.new_empty(n, *self.event_shape)
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
+            noise = torch.cat([latent[part], last[: part.stop - part.start].normal_()], -1)
+            events[part] = self._from_noise(noise, rows_of(summary, part))
+        return events
 
     @property
     def _decoder_noise(self) -> int:
@@ -276,6 +276,8 @@ class VariationalAutoencoder(PushforwardGenerator):
         point = self.top.from_noise(top, summary)
         for network, each in zip(reversed(self.priors), reversed(lower), strict=True):
             point = network(point, summary).draw(each)
+        if isinstance(self.decoder, HurdleNetwork):
+            return self.decoder.draw(point, summary, last)
         return self._decode(point, summary).draw(last)
 
     def _noise(self, rows: int) -> Tensor:

@@ -7,6 +7,7 @@ divided among threads; with one number of threads the same rows give the same bi
 import ctypes
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,9 +20,11 @@ from torch.autograd.function import once_differentiable
 
 from sbi_physics.models.flows.coupling import SplineCoupling
 from sbi_physics.models.flows.linear import LULinear, Permutation
-from sbi_physics.models.flows.native.compiler import Shape, load_library, team
+from sbi_physics.models.native.compiler import Definitions, load_library, team
 
 __all__ = ["NativeFlow", "native_flow"]
+
+_SOURCE = Path(__file__).with_name("coupling.c")
 
 # Beside the flows, not inside: a library can be neither copied nor pickled with them.
 _compiled: WeakKeyDictionary[Flow, "NativeFlow | None"] = WeakKeyDictionary()
@@ -44,6 +47,8 @@ class NativeFlow:
         orders = [t.order for t in flow._transform._transforms if isinstance(t, Permutation)]
         sizes = [p.numel() for p in self._parameters]
         order = torch.cat(orders) if orders else None
+        for name in ("work_bytes", "call_bytes"):
+            getattr(library, name).restype = ctypes.c_size_t
         self._program = _Program(library, order, _integers(sizes), sum(sizes))
 
     def log_prob(self, inputs: Tensor, context: Tensor | None) -> Tensor:
@@ -87,7 +92,7 @@ def native_flow(flow: Flow) -> NativeFlow | None:
     """The compiled flow, or None where the flow is of another kind or there is no compiler."""
     if flow not in _compiled:
         shape = shape_of(flow)
-        library = load_library(shape) if shape is not None else None
+        library = load_library(_SOURCE, shape) if shape is not None else None
         _compiled[flow] = NativeFlow(flow, library) if library is not None else None
     return _compiled[flow]
 
@@ -108,7 +113,7 @@ def _parameters(flow: Flow) -> list[nn.Parameter]:
     return found
 
 
-def shape_of(flow: Flow) -> Shape | None:
+def shape_of(flow: Flow) -> Definitions | None:
     """The shape of a flow that the C source knows, or None for any other flow."""
     transforms = list(getattr(flow._transform, "_transforms", []))
     couplings = [t for t in transforms if isinstance(t, SplineCoupling)]
@@ -128,7 +133,7 @@ def shape_of(flow: Flow) -> Shape | None:
     return (("FEATURES", str(features)), *shape, ("LAYERS", str(len(couplings))))
 
 
-def _shape_of_coupling(coupling: SplineCoupling, features: int) -> Shape | None:
+def _shape_of_coupling(coupling: SplineCoupling, features: int) -> Definitions | None:
     net = coupling.conditioner
     if type(net) is not ResidualNet or coupling.kept != features // 2 or not net.blocks:
         return None

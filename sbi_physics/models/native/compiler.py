@@ -1,7 +1,7 @@
-"""Compile the C source for a shape of flow with the compiler of the machine, once, and keep the library.
+"""Compile a C source with the compiler of the machine, once, and keep the library; run it in PyTorch's threads.
 
-A library of one shape takes one to two seconds to compile and a few milliseconds to load.  It is kept in the cache
-folder under a hash of source, flags, compiler and processor, so that a folder shared by several machines is safe.
+A library takes one to two seconds to compile and a few milliseconds to load.  It is kept in the cache folder under a
+hash of source, flags, compiler and processor, so that a folder shared by several machines is safe.
 """
 
 import ctypes
@@ -20,39 +20,38 @@ import torch
 
 from sbi_physics.store.datasets import cache_folder
 
-__all__ = ["Shape", "find_compiler", "load_library", "team"]
+__all__ = ["Definitions", "find_compiler", "load_library", "team"]
 
 _log = logging.getLogger(__name__)
-_SOURCE = Path(__file__).with_name("coupling.c")
+_HEADERS = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-w")
 _SECONDS = 120
 _IMPORTED_BY = os.getpid()
 
-# FEATURES, CONTEXT, HIDDEN, BLOCKS, BINS, LAYERS, TAIL of a flow, as text
-Shape = tuple[tuple[str, str], ...]
+# Macros of a source and their values, as text.
+Definitions = tuple[tuple[str, str], ...]
 
 
 @functools.cache
-def load_library(shape: Shape) -> ctypes.CDLL | None:
-    """The library for a shape of flow, or None where it cannot be compiled (said once, in the log)."""
+def load_library(source: Path, definitions: Definitions = ()) -> ctypes.CDLL | None:
+    """The library of a C source, whose entry is ``run``; None where it cannot be compiled (said once, in the log)."""
     compiler = find_compiler()
     if compiler is None:
-        _log_once("flows run without compilation: no C compiler was found (cc, gcc or clang)")
+        _log_once("running without native code: no C compiler was found (cc, gcc or clang)")
         return None
-    command = [*compiler[0], *_FLAGS, *(f"-D{name}={value}" for name, value in shape)]
-    key = "\n".join([_SOURCE.read_text(), *command, compiler[1], _processor()])
-    path = cache_folder() / "native" / f"coupling-{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
+    command = [*compiler[0], *_FLAGS, *(f"-D{name}={value}" for name, value in definitions)]
+    texts = [path.read_text() for path in (source, *sorted(_HEADERS.glob("*.h")))]
+    key = "\n".join([*texts, *command, compiler[1], _processor()])
+    path = cache_folder() / "native" / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
     try:
         if not path.exists():
-            _compile(command, path)
+            _compile([*command, f"-I{_HEADERS}"], source, path)
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
-        _log_once(f"flows run without compilation: {' '.join(str(detail).split())[:300]}")
+        _log_once(f"running without native code: {' '.join(str(detail).split())[:300]}")
         return None
     library.run.restype = None
-    for name in ("work_bytes", "call_bytes"):
-        getattr(library, name).restype = ctypes.c_size_t
     return library
 
 
@@ -78,11 +77,11 @@ def _log_once(message: str) -> None:
     _log.warning(message)
 
 
-def _compile(command: list[str], path: Path) -> None:
+def _compile(command: list[str], source: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
-        arguments = [*command, "-o", str(unfinished), str(_SOURCE), "-lm"]
+        arguments = [*command, "-o", str(unfinished), str(source), "-lm"]
         subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=_SECONDS)
         # Another process may have been faster: either file will do.
         os.replace(unfinished, path)
