@@ -45,11 +45,16 @@ class ModelChain(nn.Module):
     def sample(self, theta: Tensor, *, seed: int) -> Tensor:
         """Draw one output for each theta ``(n, P)``: ``(n, *x_shape)`` float32."""
         theta = theta.to(self.device)
+        return self.preprocessing.decode(theta, self.draw(theta, self.stages, seed=seed))
+
+    @torch.no_grad()
+    def draw(self, theta: Tensor, stages: Sequence[ConditionalGenerator], *, seed: int) -> list[Tensor]:
+        """Events of the first stages, for each theta ``(n, P)`` on the device of the models."""
         events: list[Tensor] = []
-        for number, model in enumerate(self.stages):
+        for number, model in enumerate(stages):
             context = self.preprocessing.context(theta, events)
             events.append(model.sample(1, context, seed=derive(seed, "stage", number))[0])
-        return self.preprocessing.decode(theta, events)
+        return events
 
     @torch.no_grad()
     def log_prob(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
