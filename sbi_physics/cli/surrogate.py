@@ -112,6 +112,7 @@ def distill(
     output = Output(json, quiet)
     check_writable(out)
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "max_seconds": max_seconds}.items() if v is not None}
+    options: dict[str, Any] = {} if steps is None else {"steps": steps}
     student = _surrogate(teacher, device).distill(
         model,
         events=events,
@@ -120,14 +121,14 @@ def distill(
         seed=seed,
         checkpoint=None if checkpoint is None else str(checkpoint),
         progress=output.progress,
-        **({} if steps is None else {"steps": steps}),
+        **options,
     )
     student.save(out)
     found = student.provenance
     epochs_done = [len(stage.get("train_loss", stage.get("critic_loss", ()))) for stage in found["training"]]
     output.result(
-        f"{out}: {student.model} taught by {found['teacher']['model']} with {events} events in {found['seconds']:.1f} s, "
-        f"{' + '.join(map(str, epochs_done))} epochs",
+        f"{out}: {student.model} taught by {found['teacher']['model']} with {events} events "
+        f"in {found['seconds']:.1f} s, {' + '.join(map(str, epochs_done))} epochs",
         path=str(out),
         model=student.model,
         teacher=found["teacher"]["model"],

@@ -94,7 +94,7 @@ class ConsistencyModel(ConditionalGenerator):
             **self._size,
         )
         for name in _SCALINGS:
-            getattr(teacher, name).load_state_dict(getattr(self, name).state_dict())
+            setattr(teacher, name, copy.deepcopy(getattr(self, name)))
         return teacher.to(self.device)
 
     def begin_as(self, teacher: DiffusionDensity) -> None:
