@@ -12,7 +12,7 @@ distillation of CaloFlow, Krause and Shih 2021, arXiv:2110.11377, in the directi
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ from sbi_physics.models.diffusion.density import OBJECTIVES, DiffusionDensity
 from sbi_physics.models.diffusion.multistep import PRECISE
 from sbi_physics.surrogate.build import SurrogateArchitecture, build_model
 from sbi_physics.surrogate.chain import ModelChain
-from sbi_physics.surrogate.fitting import Training, settings_of, train_stage
-from sbi_physics.train.consistency import CONSISTENCY_SETTINGS, distill_consistency
+from sbi_physics.surrogate.fitting import Training, settings_for, train_stage
+from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.consistency import distill_consistency
 
 __all__ = ["distill_chain", "student_architecture"]
 
@@ -64,6 +65,8 @@ def distill_chain(
     *early, last = teacher.stages
     with seeded(derive(how.seed, "weights", len(early))):
         student = build_model(architecture, len(early), engine=how.engine)
+    # Before the teacher draws: that may take long, and wrong settings are to be told at once.
+    config = settings_for(student, architecture.model, how.config)
     if isinstance(last, DiffusionDensity) and last.sampling_steps is None:
         last.sampling_steps = PRECISE
     followed = isinstance(student, ConsistencyModel) and isinstance(last, DiffusionDensity)
@@ -74,7 +77,7 @@ def distill_chain(
             last,
             len(theta),
             last.context_scaling(contexts),
-            config=settings_of(CONSISTENCY_SETTINGS, how.config),
+            config=cast(TrainConfig, config),
             seed=derive(how.seed, "train", len(early)),
             checkpoint=how.checkpoint,
             progress=how.progress,

@@ -27,7 +27,7 @@ from sbi_physics.train.density import train_density
 from sbi_physics.train.energy import ENERGY_SETTINGS, train_energy
 from sbi_physics.train.loop import train
 
-__all__ = ["Training", "fit_chain", "settings_of", "train_stage"]
+__all__ = ["Training", "fit_chain", "settings_for", "train_stage"]
 
 Settings = TypeVar("Settings", TrainConfig, AdversarialConfig)
 
@@ -122,18 +122,39 @@ def train_stage(
         "progress": how.progress,
         "description": "training the surrogate" + (f", part {stage + 1} of {stages}" if stages > 1 else ""),
     }
-    if isinstance(model, GenerativeAdversarialNetwork):
-        return train_adversarial(model, data, config=settings_of(AdversarialConfig(), how.config), **settings).to_dict()
+    config = settings_for(model, name, how.config)
+    if isinstance(config, AdversarialConfig):
+        game = cast(GenerativeAdversarialNetwork, model)
+        return train_adversarial(game, data, config=config, **settings).to_dict()
     if isinstance(model, EnergyModel):
-        return train_energy(model, data, config=settings_of(ENERGY_SETTINGS, how.config), **settings).to_dict()
+        return train_energy(model, data, config=config, **settings).to_dict()
     if isinstance(model, ConsistencyModel):
         return _train_consistency(model, data, how, settings)
-    own = GENERATORS[name].training if name in GENERATORS else training_settings(name)
-    config = settings_of(TrainConfig(**own), how.config)
     if isinstance(model, ConditionalDensity):
         return train_density(model, data, config=config, **settings).to_dict()
     loss = cast(Callable[..., Tensor], model.loss)
     return train(model, loss, data, config=config, **settings).to_dict()
+
+
+def settings_for(model: ConditionalGenerator, name: str, chosen: Mapping[str, Any]) -> TrainConfig | AdversarialConfig:
+    """The settings that suit a model, with those that the user has chosen.
+
+    Args:
+        model: what is trained.
+        name: of it, as `SurrogateArchitecture.model`; empty for an early stage.
+        chosen: by the user.
+
+    Raises:
+        UsageError: there is no such setting, or it has a value that it does not take.
+    """
+    if isinstance(model, GenerativeAdversarialNetwork):
+        return _settings(AdversarialConfig(), chosen)
+    if isinstance(model, EnergyModel):
+        return _settings(ENERGY_SETTINGS, chosen)
+    if isinstance(model, ConsistencyModel):
+        return _settings(CONSISTENCY_SETTINGS, chosen)
+    own = GENERATORS[name].training if name in GENERATORS else training_settings(name)
+    return _settings(TrainConfig(**own), chosen)
 
 
 def _train_consistency(
@@ -147,14 +168,14 @@ def _train_consistency(
     teacher, student = train_consistency(
         model,
         data,
-        config=settings_of(CONSISTENCY_SETTINGS, chosen),
-        teacher_config=settings_of(own, chosen),
+        config=_settings(CONSISTENCY_SETTINGS, chosen),
+        teacher_config=_settings(own, chosen),
         **settings,
     )
     return {**student.to_dict(), "teacher": teacher.to_dict()}
 
 
-def settings_of(own: Settings, chosen: Mapping[str, Any]) -> Settings:
+def _settings(own: Settings, chosen: Mapping[str, Any]) -> Settings:
     """The settings that suit a model, with those that the user has chosen.
 
     Raises:
