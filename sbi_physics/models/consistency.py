@@ -78,7 +78,7 @@ class ConsistencyModel(ConditionalGenerator):
     @property
     def angles(self) -> list[float]:
         """The angles of the steps, falling from pi/2."""
-        return [0.5 * math.pi * (1 - i / self.steps) for i in range(self.steps)]
+        return [0.5 * math.pi * (1 - i / self.steps) ** 2 for i in range(self.steps)]
 
     @property
     def noise_features(self) -> int:
@@ -110,9 +110,7 @@ class ConsistencyModel(ConditionalGenerator):
             self.load_state_dict(teacher.state_dict())
 
     def loss(self, encoded: Tensor, noisy: Tensor, contexts: Tensor | None = None) -> Tensor:
-        """The squared distance of the end of a solution from what is made of a point on the way: ``(n,)``.
-
-        In training of one of the points of each event, at random; in evaluation the mean of all.
+        """The squared distance of the end of a solution from what is made of points on the way, their mean: ``(n,)``.
 
         Args:
             encoded: where the solutions end ``(n, D)``.
@@ -120,21 +118,13 @@ class ConsistencyModel(ConditionalGenerator):
             contexts: *scaled* contexts ``(n, *context_shape)``.
         """
         description = self.network.describe(self._embedded(contexts))
-        angles = encoded.new_tensor(self.angles)
-        if self.training:
-            chosen = torch.randint(self.steps, (len(encoded),), device=encoded.device)
-            points = noisy[torch.arange(len(encoded), device=encoded.device), chosen]
-            return self._distance(encoded, points, angles[chosen], description)
-        each = [self._distance(encoded, noisy[:, i], angles[i : i + 1], description) for i in range(self.steps)]
-        return torch.stack(each).mean(0)
+        angles = encoded.new_tensor(self.angles).split(1)
+        ends = [self._end(points, angle, description) for points, angle in zip(noisy.unbind(1), angles, strict=True)]
+        return torch.stack([(end - encoded).square().sum(-1) for end in ends]).mean(0)
 
-    def _distance(self, encoded: Tensor, points: Tensor, angles: Tensor, description: Tensor | None) -> Tensor:
-        return (self._end(points, angles, description) - encoded).square().sum(-1)
-
-    def _end(self, points: Tensor, angles: Tensor, description: Tensor | None) -> Tensor:
-        """Where the solutions through points ``(n, D)`` at angles ``(n,)``, or one for all, end."""
-        signal, level = angles.cos().unsqueeze(-1), angles.sin().unsqueeze(-1)
-        return signal * points - level * self.network(points, angles, description)
+    def _end(self, points: Tensor, angle: Tensor, description: Tensor | None) -> Tensor:
+        """Where the solutions through points ``(n, D)`` at an angle ``(1,)`` end."""
+        return angle.cos() * points - angle.sin() * self.network(points, angle, description)
 
     def generate(self, noise: Tensor, summary: Tensor | None = None) -> Tensor:
         """Encoded events ``(n, D)`` from standard normal noise ``(n, steps D)`` and summaries ``(n, C)``, or one row.
