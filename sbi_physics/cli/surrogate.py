@@ -1,4 +1,4 @@
-"""`sbi-physics surrogate fit|sample|check|export`."""
+"""`sbi-physics surrogate fit|distill|sample|check|export`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -48,7 +48,10 @@ def fit(
     simulations: Annotated[Path, typer.Argument(help="An HDF5 file of simulations, or of CaloChallenge showers.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Surrogate file to write (safetensors).")],
     model: Annotated[
-        str, typer.Option(help="flow, diffusion, vae, gan, autoregressive, energy, mixture, kernel, or a flow's name.")
+        str,
+        typer.Option(
+            help="flow, diffusion, consistency, vae, gan, autoregressive, energy, mixture, kernel, or a flow's name."
+        ),
     ] = "flow",
     calorimeter: Annotated[
         Calorimeter | None, typer.Option(help="Learn layers first, then voxels, in this geometry.")
@@ -88,6 +91,56 @@ def fit(
         path=str(out),
         model=surrogate.model,
         simulations=found["simulations"],
+        seconds=found["seconds"],
+        epochs=epochs_done,
+    )
+
+
+@app.command("distill")
+def distill(
+    teacher: ModelArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Surrogate file to write (safetensors).")],
+    model: Annotated[
+        str, typer.Option(help="consistency, flow, gan, vae, or any other model that `fit` takes.")
+    ] = "consistency",
+    steps: Annotated[
+        int | None, typer.Option(help="Evaluations of the network for an event, with --model consistency.")
+    ] = None,
+    events: Annotated[int, typer.Option(help="Events that the teacher draws for the training.")] = 100_000,
+    ensemble: Annotated[int, typer.Option(help="Flows whose mixture is the density.")] = 1,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data at most.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Budget for training.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File from which an interrupted training goes on.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a faster surrogate on what a slower one draws."""
+    output = Output(json, quiet)
+    check_writable(out)
+    given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "max_seconds": max_seconds}.items() if v is not None}
+    options: dict[str, Any] = {} if steps is None else {"steps": steps}
+    student = _surrogate(teacher, device).distill(
+        model,
+        events=events,
+        ensemble=ensemble,
+        config=given,
+        seed=seed,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        progress=output.progress,
+        **options,
+    )
+    student.save(out)
+    found = student.provenance
+    epochs_done = [len(stage.get("train_loss", stage.get("critic_loss", ()))) for stage in found["training"]]
+    output.result(
+        f"{out}: {student.model} taught by {found['teacher']['model']} with {events} events "
+        f"in {found['seconds']:.1f} s, {' + '.join(map(str, epochs_done))} epochs",
+        path=str(out),
+        model=student.model,
+        teacher=found["teacher"]["model"],
+        events=events,
         seconds=found["seconds"],
         epochs=epochs_done,
     )

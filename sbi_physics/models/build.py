@@ -72,7 +72,7 @@ class _Model:
 
 
 _DIFFUSION: dict[str, Any] = {
-    "options": ("hidden_features", "blocks", "steps"),
+    "options": ("hidden_features", "blocks", "steps", "sampling_steps"),
     "training": {"epochs": 150, "batch_size": 512, "learning_rate": 5e-3, "ema": 0.995, "patience": 50},
 }
 MODELS: dict[str, _Model] = {

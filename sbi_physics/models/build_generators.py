@@ -1,14 +1,16 @@
 """Build a generator by name: models that draw events given a context, whether or not they can evaluate them.
 
-==========  ==========================================  ==============================================================
-name        what it is                                  strong at
-==========  ==========================================  ==============================================================
-``vae``     a variational autoencoder (`models.vae`)    many dimensions that follow from a few; draws in one pass
-``gan``     a network trained against a critic          the same, and sharp; may lose modes, which training watches
-            (`models.gan`)
-``energy``  an energy that draws descend                constraints that are easy to check and hard to sample; draws
-            (`models.energy`)                           take hundreds of steps
-==========  ==========================================  ==============================================================
+===============  ==========================================  =========================================================
+name             what it is                                  strong at
+===============  ==========================================  =========================================================
+``vae``          a variational autoencoder (`models.vae`)    many dimensions that follow from a few; draws in one pass
+``gan``          a network trained against a critic          the same, and sharp; may lose modes, which training
+                 (`models.gan`)                              watches
+``energy``       an energy that draws descend                constraints that are easy to check and hard to sample;
+                 (`models.energy`)                           draws take hundreds of steps
+``consistency``  what a diffusion model does, in one step    what diffusion models are strong at, where draws are to
+                 or a few (`models.consistency`)             be cheap
+===============  ==========================================  =========================================================
 
 Densities, which draw too, are built by `models.build`.
 """
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from sbi_physics.core.checks import known_keys
 from sbi_physics.models.build import context_width
+from sbi_physics.models.consistency import ConsistencyModel
 from sbi_physics.models.energy import EnergyModel
 from sbi_physics.models.gan import GenerativeAdversarialNetwork
 from sbi_physics.models.generator import ConditionalGenerator
@@ -70,10 +73,12 @@ _GAN_OPTIONS = (
     "components",
 )
 _ENERGY_OPTIONS = ("hidden_features", "blocks", "steps", "training_steps", "step_size", "adjusted", "regulariser")
+_CONSISTENCY_OPTIONS = ("hidden_features", "blocks", "steps")
 GENERATORS: dict[str, GeneratorKind] = {
     "vae": GeneratorKind(VariationalAutoencoder, _VAE_OPTIONS, {"epochs": 60}),
     "gan": GeneratorKind(GenerativeAdversarialNetwork, _GAN_OPTIONS, {}),
     "energy": GeneratorKind(EnergyModel, _ENERGY_OPTIONS, {}),
+    "consistency": GeneratorKind(ConsistencyModel, _CONSISTENCY_OPTIONS, {}),
 }
 
 

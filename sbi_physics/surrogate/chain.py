@@ -47,11 +47,16 @@ class ModelChain(nn.Module):
     def sample(self, theta: Tensor, *, seed: int) -> Tensor:
         """Draw one output for each theta ``(n, P)``: ``(n, *x_shape)`` float32."""
         theta = theta.to(self.device)
+        return self.preprocessing.outputs(theta, self.draw(theta, self.stages, seed=seed))
+
+    @torch.no_grad()
+    def draw(self, theta: Tensor, stages: Sequence[ConditionalGenerator], *, seed: int) -> list[Tensor]:
+        """Events of the first stages, for each theta ``(n, P)`` on the device of the models."""
         events: list[Tensor] = []
-        for number, model in enumerate(self.stages):
+        for number, model in enumerate(stages):
             context = self.preprocessing.context(theta, events)
             events.append(model.sample(1, context, seed=derive(seed, "stage", number))[0])
-        return self.preprocessing.outputs(theta, events)
+        return events
 
     @property
     def noise_features(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from sbi_physics.core.checks import known_keys
 from sbi_physics.core.random import derive, seeded
 from sbi_physics.models.build import training_settings
 from sbi_physics.models.build_generators import GENERATORS
+from sbi_physics.models.consistency import ConsistencyModel
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.energy import EnergyModel
 from sbi_physics.models.gan import GenerativeAdversarialNetwork
@@ -21,11 +22,12 @@ from sbi_physics.surrogate.preprocessing import Preprocessing
 from sbi_physics.train.adversarial import train_adversarial
 from sbi_physics.train.adversarial_config import AdversarialConfig
 from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.consistency import CONSISTENCY_SETTINGS, train_consistency
 from sbi_physics.train.density import train_density
 from sbi_physics.train.energy import ENERGY_SETTINGS, train_energy
 from sbi_physics.train.loop import train
 
-__all__ = ["Training", "fit_chain"]
+__all__ = ["Training", "fit_chain", "settings_for", "train_stage"]
 
 # The rest of the settings is chosen for the model of the last stage.
 _OF_ALL_STAGES = ("precision", "validation_fraction", "max_seconds", "checkpoint_seconds")
@@ -88,12 +90,12 @@ def fit_chain(
         contexts = preprocessing.context(theta, events[:stage])
         model.fit_scaling(events[stage], contexts)
         model.to(how.device)
-        records.append(_train(architecture, model, stage, events[stage], contexts, weights, how))
+        records.append(train_stage(architecture, model, stage, events[stage], contexts, weights, how))
         models.append(model)
     return ModelChain(preprocessing.to(how.device), models).eval(), records
 
 
-def _train(
+def train_stage(
     architecture: SurrogateArchitecture,
     model: ConditionalGenerator,
     stage: int,
@@ -102,6 +104,17 @@ def _train(
     weights: Tensor | None,
     how: Training,
 ) -> dict[str, Any]:
+    """Train the model of a stage in place; the record of its training.
+
+    Args:
+        architecture: of the chain, with its widths.
+        model: with fitted scalings, on the device.
+        stage: its number.
+        events: ``(N, D)``.
+        contexts: ``(N, C)``.
+        weights: ``(N,)``, or None.
+        how: see `Training`.
+    """
     stages = len(architecture.widths)
     last = stage == stages - 1
     encoded, _ = model.encode(events.to(how.device))
@@ -115,15 +128,17 @@ def _train(
         "progress": how.progress,
         "description": "training the surrogate" + (f", part {stage + 1} of {stages}" if stages > 1 else ""),
     }
-    if isinstance(model, GenerativeAdversarialNetwork):
-        if model.has_laws:
-            _teach_laws(model, data, weights, how, stage)
-        return train_adversarial(model, data, config=_settings(AdversarialConfig(), how.config), **settings).to_dict()
-    if isinstance(model, EnergyModel):
-        return train_energy(model, data, config=_settings(ENERGY_SETTINGS, how.config), **settings).to_dict()
-    own = GENERATORS[name].training if name in GENERATORS else training_settings(name)
     chosen = how.config if last else {key: value for key, value in how.config.items() if key in _OF_ALL_STAGES}
-    config = _settings(TrainConfig(**own), chosen)
+    config = settings_for(model, name, chosen)
+    if isinstance(config, AdversarialConfig):
+        game = cast(GenerativeAdversarialNetwork, model)
+        if game.has_laws:
+            _teach_laws(game, data, weights, how, stage)
+        return train_adversarial(game, data, config=config, **settings).to_dict()
+    if isinstance(model, EnergyModel):
+        return train_energy(model, data, config=config, **settings).to_dict()
+    if isinstance(model, ConsistencyModel):
+        return _train_consistency(model, data, how, settings)
     if isinstance(model, ConditionalDensity):
         return train_density(model, data, config=config, **settings).to_dict()
     loss = cast(Callable[..., Tensor], model.loss)
@@ -145,6 +160,45 @@ def _teach_laws(
         progress=how.progress,
         description="the laws of single numbers",
     )
+
+
+def settings_for(model: ConditionalGenerator, name: str, chosen: Mapping[str, Any]) -> TrainConfig | AdversarialConfig:
+    """The settings that suit a model, with those that the user has chosen.
+
+    Args:
+        model: what is trained.
+        name: of it, as `SurrogateArchitecture.model`; empty for an early stage.
+        chosen: by the user.
+
+    Raises:
+        UsageError: there is no such setting, or it has a value that it does not take.
+    """
+    if isinstance(model, GenerativeAdversarialNetwork):
+        return _settings(AdversarialConfig(), chosen)
+    if isinstance(model, EnergyModel):
+        return _settings(ENERGY_SETTINGS, chosen)
+    if isinstance(model, ConsistencyModel):
+        return _settings(CONSISTENCY_SETTINGS, chosen)
+    own = GENERATORS[name].training if name in GENERATORS else training_settings(name)
+    return _settings(TrainConfig(**own), chosen)
+
+
+def _train_consistency(
+    model: ConsistencyModel, data: list[Tensor], how: Training, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The record of the student, with that of its teacher; each may take half of the seconds."""
+    chosen = dict(how.config)
+    if chosen.get("max_seconds") is not None:
+        chosen["max_seconds"] = chosen["max_seconds"] / 2
+    own = TrainConfig(**training_settings("flow-matching"))
+    teacher, student = train_consistency(
+        model,
+        data,
+        config=_settings(CONSISTENCY_SETTINGS, chosen),
+        teacher_config=_settings(own, chosen),
+        **settings,
+    )
+    return {**student.to_dict(), "teacher": teacher.to_dict()}
 
 
 def _settings(own: Settings, chosen: Mapping[str, Any]) -> Settings:

@@ -8,8 +8,10 @@
 A trained surrogate is itself a simulator: all that takes one takes it.
 """
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +24,7 @@ from sbi_physics.core.errors import NonFiniteError, UsageError
 from sbi_physics.core.parameters import Parameter, Parameters
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.core.random import check_seed, derive
+from sbi_physics.models.diffusion.density import DiffusionDensity
 from sbi_physics.models.flows.build import FLOWS
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.store.models import write_model
@@ -29,6 +32,7 @@ from sbi_physics.store.simulations import Simulations
 from sbi_physics.surrogate.build import SurrogateArchitecture, model_name
 from sbi_physics.surrogate.chain import ModelChain
 from sbi_physics.surrogate.check import BATCHES, Features, SurrogateReport, check_surrogate
+from sbi_physics.surrogate.distillation import distill_chain, student_architecture
 from sbi_physics.surrogate.export import export_onnx
 from sbi_physics.surrogate.fitting import Training, fit_chain
 from sbi_physics.surrogate.preprocessing import Plain, Preprocessing
@@ -44,8 +48,8 @@ class Surrogate:
 
     Args:
         model: ``"flow"`` (a coupling spline flow; or the name of any flow, see `models.flows.build`),
-            ``"diffusion"``, ``"vae"``, ``"gan"``, ``"autoregressive"``, ``"energy"``, ``"mixture"``, ``"kernel"``: see
-            `models.build` and `models.build_generators`.
+            ``"diffusion"``, ``"consistency"``, ``"vae"``, ``"gan"``, ``"autoregressive"``, ``"energy"``, ``"mixture"``,
+            ``"kernel"``: see `models.build` and `models.build_generators`.
         prior: `Parameters` of theta; None takes those of the simulations, or for arrays the box that they fill.
         preprocessing: how outputs become events; None takes each number by its kind (`models.columns`).
         ensemble: k flows whose mixture is the density.
@@ -183,15 +187,95 @@ class Surrogate:
         self._trained = (parameters, architecture, chain, provenance)
         return self
 
+    def distill(
+        self,
+        model: str = "consistency",
+        *,
+        events: int = 100_000,
+        theta: Any = None,
+        ensemble: int = 1,
+        config: Mapping[str, Any] | None = None,
+        engine: str = "auto",
+        seed: int = 0,
+        checkpoint: str | None = None,
+        progress: bool = True,
+        **options: Any,
+    ) -> "Surrogate":
+        """Train a faster surrogate on draws of this one, see `surrogate.distillation`; this one stays as it is.
+
+            fast = sp.Surrogate("diffusion").fit(simulations).distill("consistency", steps=1)
+
+        Args:
+            model: of the student, as `Surrogate` takes it; of several stages it is that of the last one.
+            events: how many this one draws for the student to learn from.
+            theta: ``(n, P)``, where it draws them, in turn; None takes parameters from the prior.
+            ensemble: k flows whose mixture is the density.
+            config: settings of the training, as `Surrogate` takes them; drawing is not part of its seconds.
+            engine: how flows are run.
+            seed: of all that is random.
+            checkpoint: a file from which an interrupted training goes on exactly.
+            progress: whether to show progress bars.
+            **options: of the model, such as the ``steps`` of a consistency model: how many evaluations of its network
+                make an event.
+
+        Raises:
+            UsageError: an argument has a value that it does not take; or this surrogate is not trained.
+            ShapeError, NonFiniteError, SupportError: theta does not fit the parameters.
+            TrainingError: the loss is not finite.
+        """
+        began = time.monotonic()
+        parameters, teacher, chain, provenance = self._fitted()
+        student = type(self)(model, ensemble=ensemble, device=self.device, config=config, engine=engine, **options)
+        check_seed(seed)
+        positive_integer(events, "events")
+        rows = parameters.sample(events, seed=derive(seed, "theta")) if theta is None else self._checked(theta)
+        rows = rows[torch.arange(events) % len(rows)].to(torch.float32)
+        architecture = student_architecture(teacher, student.model, student.ensemble, options)
+        how = Training(
+            config=student.config,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=progress,
+            device=self.device,
+            engine=student.engine,
+        )
+        chain, records = distill_chain(chain, architecture, rows, how)
+        student.options = architecture.options
+        record = {
+            "simulations": provenance["simulations"],
+            "seed": seed,
+            "seconds": time.monotonic() - began,
+            "training": records,
+            "events": events,
+            "teacher": {"model": teacher.model, "options": teacher.to_dict()["options"], "seed": provenance["seed"]},
+        }
+        student._trained = (parameters, architecture, chain, record)
+        return student
+
+    def with_sampling_steps(self, steps: int | None) -> "Surrogate":
+        """The same diffusion model, drawing in so many evaluations of its network; None for as many as densities take.
+
+        Needs no training.  The densities of events are what they were.
+
+        Raises:
+            UsageError: the model is no diffusion model, or the steps are no positive integer.
+        """
+        parameters, architecture, chain, provenance = self._fitted()
+        chain = copy.deepcopy(chain)
+        last = chain.stages[-1]
+        if not isinstance(last, DiffusionDensity):
+            raise UsageError(f"sampling_steps: only diffusion models draw in a number of steps, got {self.model!r}")
+        last.sampling_steps = None if steps is None else positive_integer(steps, "sampling_steps")
+        options = {**architecture.options, "sampling_steps": last.sampling_steps}
+        return Surrogate.of(parameters, replace(architecture, options=options), chain, provenance)
+
     def sample(self, theta: Any, *, seed: int = 0) -> Tensor:
         """Draw one output for each theta ``(n, P)``: float32 ``(n, *x_shape)``, on the CPU.
 
         Raises:
             ShapeError, NonFiniteError, SupportError: theta does not fit the parameters.
         """
-        rows = batch_of(finite(as_tensor(theta, "theta"), "theta"), (len(self.parameters),), "theta")
-        self.parameters.check_within(rows)
-        return self(rows, seed=seed)
+        return self(self._checked(theta), seed=seed)
 
     def __call__(self, theta: Tensor, *, seed: int) -> Tensor:
         """As `sample`, where theta is known to be inside the prior: so the surrogate is a `Simulator`."""
@@ -302,6 +386,12 @@ class Surrogate:
             "provenance": provenance,
         }
         write_model(path, chain.state_dict(), header)
+
+    def _checked(self, theta: Any) -> Tensor:
+        """Parameters ``(n, P)`` inside the prior."""
+        rows = batch_of(finite(as_tensor(theta, "theta"), "theta"), (len(self.parameters),), "theta")
+        self.parameters.check_within(rows)
+        return rows
 
     def __repr__(self) -> str:
         if self._trained is None:

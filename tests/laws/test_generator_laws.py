@@ -25,6 +25,8 @@ MODELS = {
     "gan": ("gan", SMALL),
     "gan, minimax": ("gan", {**SMALL, "loss": "minimax", "spectral": True, "noise_features": 3}),
     "energy": ("energy", {**SMALL, "steps": 40}),
+    "consistency": ("consistency", SMALL),
+    "consistency, two steps": ("consistency", {**SMALL, "steps": 2}),
 }
 # Those that minimise a loss of single events; the others are trained in ways of their own (tests/train, tests/models).
 WITH_LOSS = [name for name, (generator, _) in MODELS.items() if generator == "vae"]
@@ -57,7 +59,8 @@ def build(model, dims, context, support="free", dtype=torch.float32):
         torch.manual_seed(dims)
         for weight in generator.parameters():
             # An energy is a sum to which the network adds little as long as its weights are small.
-            weight.add_((0.5 if model == "energy" else 0.12) * torch.randn_like(weight))
+            # So does what a context scales and shifts in a consistency model.
+            weight.add_((0.5 if MODELS[model][0] in ("energy", "consistency") else 0.12) * torch.randn_like(weight))
     return generator.to(dtype).eval()
 
 

@@ -74,7 +74,9 @@ def test_empty_layers_are_among_them(fitted):
     wanted = fitted.energies(energy, events[0])
     assert int(((before == 0) & (wanted > 0)).sum()) > 100
     events[1][:5] = -3.0
-    torch.testing.assert_close(natively(fitted, energy, events)[:5], fitted.decode(energy, events)[:5], rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        natively(fitted, energy, events)[:5], fitted.decode(energy, events)[:5], rtol=1e-5, atol=0
+    )
 
 
 @torch.no_grad()

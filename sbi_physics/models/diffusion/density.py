@@ -21,6 +21,7 @@ $$ -\ln q(z) \le \frac D2 \ln 2\pi e + \int d\ln\sin\phi\, \big( E|f - (\cos\phi
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from torch.quasirandom import SobolEngine
 
 from sbi_physics.core.checks import known_keys, positive_integer
 from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.diffusion.multistep import angles_of, follow
 from sbi_physics.models.diffusion.network import SMALLEST_LEVEL, VelocityNetwork
 from sbi_physics.models.diffusion.ode import Field, solve, solve_once
 from sbi_physics.models.generator import rows_of
@@ -57,6 +59,8 @@ class DiffusionDensity(ConditionalDensity, PushforwardGenerator):
         hidden_features: width of the network.
         blocks: its residual blocks.
         steps: of the solver, four evaluations of the network each.
+        sampling_steps: evaluations of the network for a draw without its density (`models.diffusion.multistep`); None
+            draws with the solver that densities need, which takes 4 `steps`.
     """
 
     def __init__(
@@ -71,10 +75,12 @@ class DiffusionDensity(ConditionalDensity, PushforwardGenerator):
         hidden_features: int = 128,
         blocks: int = 3,
         steps: int = 32,
+        sampling_steps: int | None = None,
     ) -> None:
         super().__init__(event_shape, context_shape, bounds=bounds, embedding=embedding)
         known_keys([objective], OBJECTIVES, "objective")
         self.objective, self.steps = objective, positive_integer(steps, "steps")
+        self.sampling_steps = None if sampling_steps is None else positive_integer(sampling_steps, "sampling_steps")
         width = self.context_shape.numel() if context_features is None else context_features
         self.network = VelocityNetwork(
             event_shape[0], width if self.conditional else None, hidden_features=hidden_features, blocks=blocks
@@ -130,6 +136,9 @@ class DiffusionDensity(ConditionalDensity, PushforwardGenerator):
         events, log_probs = [], []
         for start in range(0, n, _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
+            if self.sampling_steps is not None and not densities:
+                events.append(self.follow(noise[part], rows_of(summary, part), angles_of(self.sampling_steps))[-1])
+                continue
             event, divergence = self._carry(noise[part], rows_of(summary, part), to_noise=False, divergences=densities)
             events.append(event)
             log_probs.append(_log_normal(noise[part]) - divergence)
@@ -144,16 +153,34 @@ class DiffusionDensity(ConditionalDensity, PushforwardGenerator):
         description = self.network.describe(summary)
         return solve_once(lambda angle, points: self.network(points, angle, description), noise, steps=self.steps)
 
+    def summary(self, contexts: Tensor | None) -> Tensor | None:
+        """Summaries ``(n, C)`` of *scaled* contexts, as `follow` takes them."""
+        return self._embedded(contexts)
+
+    def follow(self, noise: Tensor, summary: Tensor | None, angles: Sequence[float]) -> list[Tensor]:
+        """Where the solutions that begin as noise ``(n, D)`` are at falling angles, see `multistep.follow`.
+
+        Args:
+            noise: standard normal, at the first angle, pi/2.
+            summary: of the contexts, ``(n, C)``, one row for all, or None.
+            angles: one evaluation of the network at each but the last; at the angle 0 are the encoded events.
+        """
+        return follow(self._field(noise, summary), noise, angles)
+
     def _carry(
         self, points: Tensor, summary: Tensor | None, *, to_noise: bool, divergences: bool
     ) -> tuple[Tensor, Tensor]:
+        field_at = self._field(points, summary)
+        return solve(field_at, points, steps=self.steps, to_noise=to_noise, divergences=divergences)
+
+    def _field(self, points: Tensor, summary: Tensor | None) -> Callable[[float], Field]:
         description = self.network.describe(summary)
 
         def field_at(angle: float) -> Field:
             condition = self.network.condition(points.new_tensor([angle]), description)
             return lambda position: self.network.events(position, condition)
 
-        return solve(field_at, points, steps=self.steps, to_noise=to_noise, divergences=divergences)
+        return field_at
 
 
 def _log_uniform(quantiles: Tensor) -> Tensor:
