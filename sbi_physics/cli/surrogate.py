@@ -140,7 +140,8 @@ def check(
 
     output = Output(json, quiet)
     surrogate = _surrogate(model, device)
-    theta, x = _events(simulations, None).training_set()
+    shape = surrogate.x_shape
+    theta, x = _events(simulations, shape[0] if len(shape) == 1 else None).training_set()
     if isinstance(x, dict):
         raise sp.UsageError(f"{simulations}: expected one output, got several: {', '.join(x)}")
     report = surrogate.check(

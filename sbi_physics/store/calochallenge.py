@@ -43,6 +43,8 @@ __all__ = [
 _ENERGIES, _SHOWERS = "incident_energies", "showers"
 _FORMAT = f"showers of the CaloChallenge (/{_ENERGIES} and /{_SHOWERS})"
 _RANGE = (2.0**8, 2.0**22)  # MeV: the energies of the first data set
+# What a calorimeter sees of the incident energy: MeV for GeV is a thousand.
+_RESPONSES = (1 / 100, 30.0)
 _CHUNK_ROWS = 256
 _BYTES_AT_ONCE = 2**23
 _ORIGIN = "sbi_physics_origin"
@@ -112,12 +114,22 @@ def read_simulations(
         voxels: how many voxels a shower must have; any number where None.
 
     Raises:
-        StoreError: as for `read_showers`.
+        StoreError: as for `read_showers`; or there is no shower, or the two energies are not in the same unit.
         SupportError: an energy is outside the prior.
-        ShapeError: there is no shower, or the parameters are not one.
+        ShapeError: the parameters are not one.
     """
     energies, showers = read_showers(path, voxels=voxels)
+    if not len(energies):
+        raise StoreError(f"{path}: holds no showers")
     parameters = parameters or Parameters([Parameter("energy", LogUniform(*_RANGE), "MeV", "$E$")])
+    parameters.check_width(energies)
+    parameters.check_within(energies, f"{path}: /{_ENERGIES} in MeV")
+    response = float((showers.sum(1, keepdim=True) / energies).median())
+    if not _RESPONSES[0] <= response <= _RESPONSES[1]:
+        raise StoreError(
+            f"{path}: half of the showers hold {'more' if response > 1 else 'less'} than {response:.3g} times the "
+            f"incident energy; expected /{_ENERGIES} and /{_SHOWERS} both in MeV"
+        )
     return Simulations.from_arrays(energies, showers, parameters, simulator=Path(path).stem)
 
 

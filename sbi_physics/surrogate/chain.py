@@ -1,11 +1,12 @@
 """`ModelChain`: a preprocessing and one conditional generator for each of its stages, which together draw outputs."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from sbi_physics.core.random import derive
+from sbi_physics.core.random import derive, seeded
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.generator import ConditionalGenerator
 from sbi_physics.surrogate.preprocessing import Preprocessing
@@ -49,11 +50,30 @@ class ModelChain(nn.Module):
         for number, model in enumerate(self.stages):
             context = self.preprocessing.context(theta, events)
             events.append(model.sample(1, context, seed=derive(seed, "stage", number))[0])
-        return self.preprocessing.decode(theta, events)
+        x = self.preprocessing.decode(theta, events)
+        symmetry = self.preprocessing.symmetry
+        if symmetry is None:
+            return x
+        with seeded(derive(seed, "symmetry"), x.device):
+            return symmetry.draw(x.flatten(1)).reshape(x.shape)
 
     @torch.no_grad()
     def log_prob(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
-        """Log-density in nats of the events of all stages, given theta ``(n, P)``: ``(n,)``."""
+        """Log-density in nats of the events of all stages, given theta ``(n, P)``: ``(n,)``.
+
+        Where there is a symmetry, that of the mean over its elements.
+        """
+        symmetry = self.preprocessing.symmetry
+        if symmetry is None:
+            return self._log_prob(theta, events)
+        stages = self.preprocessing.stage_symmetries
+        total = theta.new_full((len(theta),), -torch.inf, device=self.device)
+        for element in range(len(symmetry)):
+            moved = [e if s is None else s.apply(element, e) for s, e in zip(stages, events, strict=True)]
+            total = torch.logaddexp(total, self._log_prob(theta, moved))
+        return total - math.log(len(symmetry))
+
+    def _log_prob(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
         total = theta.new_zeros(len(theta), device=self.device)
         for number, model in enumerate(self.stages):
             if not isinstance(model, ConditionalDensity):

@@ -18,6 +18,7 @@ from sbi_physics.models.generator import ConditionalGenerator
 from sbi_physics.surrogate.build import SurrogateArchitecture, build_model
 from sbi_physics.surrogate.chain import ModelChain
 from sbi_physics.surrogate.preprocessing import Preprocessing
+from sbi_physics.surrogate.symmetry import Augmentation
 from sbi_physics.train.adversarial import train_adversarial
 from sbi_physics.train.adversarial_config import AdversarialConfig
 from sbi_physics.train.config import TrainConfig
@@ -82,7 +83,9 @@ def fit_chain(
         contexts = preprocessing.context(theta, events[:stage])
         model.fit_scaling(events[stage], contexts)
         model.to(how.device)
-        records.append(_train(architecture, model, stage, events[stage], contexts, weights, how))
+        symmetry = preprocessing.stage_symmetries[stage]
+        augment = None if symmetry is None else Augmentation(model, symmetry)
+        records.append(_train(architecture, model, stage, events[stage], contexts, weights, augment, how))
         models.append(model)
     return ModelChain(preprocessing.to(how.device), models).eval(), records
 
@@ -94,6 +97,7 @@ def _train(
     events: Tensor,
     contexts: Tensor,
     weights: Tensor | None,
+    augment: Augmentation | None,
     how: Training,
 ) -> dict[str, Any]:
     stages = len(architecture.widths)
@@ -104,6 +108,7 @@ def _train(
     path = None if how.checkpoint is None else f"{how.checkpoint}.{stage}" if stage else how.checkpoint
     settings: dict[str, Any] = {
         "weights": weights,
+        "augment": augment,
         "seed": derive(how.seed, "train", stage),
         "checkpoint": None if path is None else Path(path),
         "progress": how.progress,
