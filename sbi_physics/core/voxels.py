@@ -98,6 +98,13 @@ class VoxelGeometry:
         middles = [(torch.arange(n, dtype=torch.float64) + 0.5) * (2 * math.pi / n) - math.pi for n in self._sectors]
         return torch.cat([a.repeat_interleave(layer.rings) for a, layer in zip(middles, self.layers, strict=True)])
 
+    @cached_property
+    def ring_of(self) -> Tensor:
+        """The ring of each voxel, int64 ``(size,)``; rings of all layers are counted through."""
+        firsts = accumulate((layer.rings for layer in self.layers[:-1]), initial=0)
+        rings = [first + torch.arange(layer.rings) for layer, first in zip(self.layers, firsts, strict=True)]
+        return torch.cat([ring.repeat(layer.sectors) for ring, layer in zip(rings, self.layers, strict=True)])
+
     @property
     def eta(self) -> Tensor:
         """Coordinate of the middle of each voxel along eta in mm, float64 ``(size,)``."""

@@ -48,14 +48,27 @@ _VAE_OPTIONS = (
     "latent",
     "decoder",
     "noise",
-    "prior",
+    "latent_prior",
     "prior_transforms",
     "beta",
     "warmup_steps",
     "hidden_features",
     "blocks",
+    "groups",
+    "angles",
+    "components",
 )
-_GAN_OPTIONS = ("loss", "noise_features", "hidden_features", "blocks", "spectral", "penalty")
+_GAN_OPTIONS = (
+    "loss",
+    "noise_features",
+    "hidden_features",
+    "blocks",
+    "spectral",
+    "penalty",
+    "groups",
+    "angles",
+    "components",
+)
 _ENERGY_OPTIONS = ("hidden_features", "blocks", "steps", "training_steps", "step_size", "adjusted", "regulariser")
 GENERATORS: dict[str, GeneratorKind] = {
     "vae": GeneratorKind(VariationalAutoencoder, _VAE_OPTIONS, {"epochs": 60}),

@@ -28,6 +28,9 @@ from sbi_physics.train.loop import train
 
 __all__ = ["Training", "fit_chain"]
 
+# The rest of the settings is chosen for the model of the last stage.
+_OF_ALL_STAGES = ("precision", "validation_fraction", "max_seconds", "checkpoint_seconds")
+
 Settings = TypeVar("Settings", TrainConfig, AdversarialConfig)
 
 
@@ -35,7 +38,8 @@ class Training:
     """How the stages are trained.
 
     Args:
-        config: settings in which the training is to differ from what suits each model.
+        config: settings in which the training of the model of the last stage is to differ from what suits it; budgets
+            and precision are those of earlier stages, too.
         seed: of weights, splits, shuffles and noise.
         checkpoint: a file from which an interrupted training goes on exactly; a later stage has one of its own.
         progress: whether to show a progress bar.
@@ -119,7 +123,8 @@ def _train(
     if isinstance(model, EnergyModel):
         return train_energy(model, data, config=_settings(ENERGY_SETTINGS, how.config), **settings).to_dict()
     own = GENERATORS[name].training if name in GENERATORS else training_settings(name)
-    config = _settings(TrainConfig(**own), how.config)
+    chosen = how.config if last else {key: value for key, value in how.config.items() if key in _OF_ALL_STAGES}
+    config = _settings(TrainConfig(**own), chosen)
     if isinstance(model, ConditionalDensity):
         return train_density(model, data, config=config, **settings).to_dict()
     loss = cast(Callable[..., Tensor], model.loss)

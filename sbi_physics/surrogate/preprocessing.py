@@ -6,7 +6,7 @@ calorimeter first.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,15 @@ class Preprocessing(nn.Module, ABC):
     def energy(self, theta: Tensor, x: Tensor) -> Tensor | None:
         """The energy seen ``(n,)``, where theta is the energy put in."""
         return None
+
+    def model_options(self, model: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the model of the last stage that suit these outputs; known once it is fitted.
+
+        Args:
+            model: its name.
+            chosen: options that the user has chosen, which come before these.
+        """
+        return {}
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ read-out a voxel is exactly zero.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.voxels import VoxelGeometry, VoxelLayer
 from sbi_physics.diagnostics.shower_features import high_level_features
-from sbi_physics.models.columns import Columns
+from sbi_physics.models.columns import ColumnKind, Columns
 from sbi_physics.surrogate.preprocessing import Preprocessing
 from sbi_physics.surrogate.symmetry import Symmetry, fit_columns, shower_symmetry
 
@@ -25,6 +25,10 @@ __all__ = ["Showers"]
 
 # Scaling to the energy of a layer takes voxels across the threshold, and so the scale changes again, by less.
 _ROUNDS = 3
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "vae": {"decoder": "hurdle", "latent": 8, "latent_prior": "flow", "hidden_features": 256},
+    "gan": {"hidden_features": 256},
+}
 
 
 class Showers(Preprocessing):
@@ -92,6 +96,9 @@ class Showers(Preprocessing):
         self.reference.copy_(self._layer_energies(x).mean(0).argmax())
         self.layers.fit(self._ratios(theta, x))
         fit_columns(self.voxels, x, self.group)
+        # Voxels of a ring are alike: not the smallest energy that each has seen, nor whether it was ever zero, counts.
+        self.voxels.threshold.fill_(self.threshold)
+        self.voxels.kinds[self.voxels.varies] = int(ColumnKind.ZEROS)
         return self
 
     def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
@@ -131,6 +138,14 @@ class Showers(Preprocessing):
     def energy(self, theta: Tensor, x: Tensor) -> Tensor:
         """The energy of all voxels."""
         return x.sum(1)
+
+    def model_options(self, model: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """For those models that can use it, that voxels may be zero, and that those of a ring are alike."""
+        if model not in _OPTIONS or chosen.get("decoder", "hurdle") != "hurdle":
+            return {}
+        varies = self.voxels.varies.cpu()
+        groups, angles = self.geometry.ring_of[varies].tolist(), self.geometry.angles[varies].tolist()
+        return {"groups": groups, "angles": angles, **_OPTIONS[model]}
 
     def describe(self) -> dict[str, Any]:
         """Kind, geometry, threshold and symmetries."""

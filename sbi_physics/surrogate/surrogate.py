@@ -96,7 +96,8 @@ class Surrogate:
         provenance: dict[str, Any],
     ) -> "Surrogate":
         """A trained surrogate of its parts, as `load` makes it."""
-        made = cls(architecture.model, ensemble=architecture.members, device=chain.device, **architecture.options)
+        made = cls(architecture.model, ensemble=architecture.members, device=chain.device)
+        made.options = dict(architecture.options)
         made._trained = (parameters, architecture, chain, provenance)
         return made
 
@@ -178,7 +179,7 @@ class Surrogate:
             tuple(pairs.x.shape[1:]),
             len(parameters),
             preprocessing.describe(),
-            self.options,
+            {**preprocessing.model_options(self.model, self.options), **self.options},
             self.ensemble,
             preprocessing.widths,
         )

@@ -102,7 +102,7 @@ def with_contexts(encoded: Tensor, contexts: Tensor | None) -> Tensor:
 
 
 def _fidelity(model: GenerativeAdversarialNetwork, tensors: list[Tensor], weights: Tensor | None) -> Fidelity:
-    encoded, contexts = tensors[0], tensors[1] if model.conditional else None
+    encoded, contexts = model.seen(tensors[0]), tensors[1] if model.conditional else None
     draws = torch.stack([model.imitate(encoded, contexts) for _ in range(_DRAWS)])
     real, generated = with_contexts(encoded, contexts), with_contexts(draws[0], contexts)
     # More generated events than real ones: their noise would hide which of two epochs is the better one.

@@ -20,7 +20,7 @@ MODELS = {
     "vae": ("vae", {**SMALL, "latent": 3}),
     "vae, one noise": ("vae", {**SMALL, "latent": 3, "decoder": "gaussian"}),
     "vae, noise given": ("vae", {**SMALL, "latent": 3, "decoder": "gaussian", "noise": 0.2}),
-    "vae, flow prior": ("vae", {**SMALL, "latent": 2, "prior": "flow", "prior_transforms": 2}),
+    "vae, flow prior": ("vae", {**SMALL, "latent": 2, "latent_prior": "flow", "prior_transforms": 2}),
     "vae, ladder": ("vae", {**SMALL, "latent": [4, 2, 1], "beta": 0.5, "warmup_steps": 10}),
     "gan": ("gan", SMALL),
     "gan, minimax": ("gan", {**SMALL, "loss": "minimax", "spectral": True, "noise_features": 3}),

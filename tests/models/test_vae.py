@@ -64,7 +64,7 @@ def exact():
     return Exact(events, new, two.log_prob(encoded) + ladj, one.log_prob(encoded) + ladj, noise, two.covariance_matrix)
 
 
-@pytest.mark.parametrize("options", [{"latent": 2}, {"latent": (2, 2)}, {"latent": 2, "prior": "flow"}])
+@pytest.mark.parametrize("options", [{"latent": 2}, {"latent": (2, 2)}, {"latent": 2, "latent_prior": "flow"}])
 def test_a_linear_gaussian_reaches_the_likelihood_of_principal_components(exact, options):
     model, record = fitted(exact.events, decoder="gaussian", **options)
     estimates = [model.importance_log_prob(exact.new, n=n, seed=0).mean() for n in (1, 10, 100)]
@@ -118,7 +118,7 @@ def test_a_flow_as_prior_makes_up_for_a_decoder_that_is_linear():
     options = {"latent": 2, "decoder": "gaussian", "noise": 0.2, "hidden_features": 4}
     shares = []
     for prior in ("normal", "flow"):
-        model, _ = fitted(events, prior=prior, **options)
+        model, _ = fitted(events, latent_prior=prior, **options)
         shares.append(float((model.sample(4000, seed=1).norm(dim=-1) < 0.5).float().mean()))
     assert shares[1] < 0.5 * shares[0]
 

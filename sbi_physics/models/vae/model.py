@@ -9,12 +9,15 @@ $$ E_q\Big[ \ln p(x|z_1, c) \Big] - \beta \Big[ KL\big(q(z_L|x,c) \,|\, p(z_L|c)
 With several levels the posterior goes down the same ladder as the draws do: at each rung the prior $p(z_l|z_{l+1},c)$
 is multiplied by a Gaussian that a network reads off the event (Sønderby et al. 2016, arXiv:1602.02282).
 
-The decoder is Gaussian.  ``"gaussian"`` has one standard deviation for all outputs and events, which is given or
-learned; if learned, reconstruction and divergence balance by themselves (sigma-VAE: Rybkin, Daniilidis and Levine 2021,
-arXiv:2006.13202).  ``"learned-variance"`` lets the decoder say one for each output of each event.  Beta other than one
-gives up the bound for latent numbers that say less (Higgins et al. 2017); it may grow from zero over the first steps
-of training, lest the latent numbers be given up before the decoder has learned to use them (Bowman et al. 2016,
-arXiv:1511.06349).  In evaluation the loss is always at the final beta, with the same noise each time.
+The decoder says how the numbers of an event scatter, independently, given the latent ones.  ``"gaussian"`` has one
+standard deviation for all outputs and events, which is given or learned; if learned, reconstruction and divergence
+balance by themselves (sigma-VAE: Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202).  ``"learned-variance"`` lets
+the decoder say one for each output of each event.  ``"hurdle"`` is for numbers that are zero or above a threshold
+(`models.hurdle`), which are events below zero or above.
+
+Beta other than one gives up the bound for latent numbers that say less (Higgins et al. 2017); it may grow from zero
+over the first steps of training, lest the latent numbers be given up before the decoder has learned to use them (Bowman
+et al. 2016, arXiv:1511.06349).  In evaluation the loss is always at the final beta, with the same noise each time.
 
 The density itself is an integral over the latent numbers.  `importance_log_prob` estimates it (Burda, Grosse and
 Salakhutdinov 2016, arXiv:1509.00519):
@@ -24,7 +27,7 @@ $$ \ln \frac1n \sum_{k=1}^n \frac{p(x, z^{(k)}|c)}{q(z^{(k)}|x,c)}, \qquad z^{(k
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +37,13 @@ from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.density import evaluated
 from sbi_physics.models.generator import ConditionalGenerator, rows_of
+from sbi_physics.models.hurdle import HurdleNetwork, Hurdles, check_groups
 from sbi_physics.models.vae.gaussian import DiagonalGaussian, GaussianNetwork, bounded
 from sbi_physics.models.vae.prior import LatentPrior, build_prior
 
 __all__ = ["DECODERS", "VariationalAutoencoder"]
 
-DECODERS = ("gaussian", "learned-variance")
+DECODERS = ("gaussian", "learned-variance", "hurdle")
 _ROWS_AT_ONCE = 1 << 14
 _SEED_OF_EVALUATION = 0
 # Where the noise is as large as the events, latent numbers are not worth their divergence, and are soon forgotten.
@@ -65,14 +69,18 @@ class VariationalAutoencoder(ConditionalGenerator):
         embedding: a module from contexts ``(n, *context_shape)`` to features ``(n, C)``; None flattens the context.
         latent: how many latent numbers there are; a sequence gives those of several levels, from the one next to the
             event upwards.
-        decoder: ``"gaussian"`` or ``"learned-variance"``.
+        decoder: ``"gaussian"``, ``"learned-variance"`` or ``"hurdle"``.
         noise: standard deviation of a ``"gaussian"`` decoder in standardised units; None learns it.
-        prior: of the highest level: ``"normal"`` or ``"flow"``.
+        latent_prior: of the highest level: ``"normal"`` or ``"flow"``.
         prior_transforms: layers of the flow of the prior.
         beta: weight of the divergence.
         warmup_steps: steps of training over which the weight grows from zero to beta.
         hidden_features: width of the networks.
         blocks: their residual blocks.
+        groups: with the decoder ``"hurdle"``, the group of each of the D numbers, -1 for one that is never zero; None
+            puts each into a group of its own.
+        angles: with the decoder ``"hurdle"``, where each of the D numbers stands in its group, in radians.
+        components: with the decoder ``"hurdle"``, of the mixture for what is not zero.
 
     Raises:
         UsageError: an option has a value that it does not take.
@@ -91,12 +99,15 @@ class VariationalAutoencoder(ConditionalGenerator):
         latent: int | Sequence[int] = 8,
         decoder: str = "learned-variance",
         noise: float | None = None,
-        prior: str = "normal",
+        latent_prior: str = "normal",
         prior_transforms: int = 3,
         beta: float = 1.0,
         warmup_steps: int = 100,
         hidden_features: int = 64,
         blocks: int = 2,
+        groups: Sequence[int] | None = None,
+        angles: Sequence[float] | None = None,
+        components: int = 3,
     ) -> None:
         super().__init__(event_shape, context_shape, bounds=bounds, embedding=embedding)
         known_keys([decoder], DECODERS, "decoder")
@@ -111,11 +122,26 @@ class VariationalAutoencoder(ConditionalGenerator):
             GaussianNetwork(above, size, width, **sizes)
             for size, above in zip(self.latent[:-1], self.latent[1:], strict=True)
         )
-        self.top: LatentPrior = build_prior(prior, self.latent[-1], width, transforms=prior_transforms, **sizes)
-        spread = decoder == "learned-variance"
-        self.decoder = GaussianNetwork(self.latent[0], dims, width, spread=spread, **sizes)
-        self._set_noise(noise, spread, dims)
+        self.top: LatentPrior = build_prior(latent_prior, self.latent[-1], width, transforms=prior_transforms, **sizes)
+        self.decoder: GaussianNetwork | HurdleNetwork
+        if decoder == "hurdle":
+            every = list(range(dims)) if groups is None else list(groups)
+            check_groups(every, dims, bounds)
+            self.decoder = HurdleNetwork(self.latent[0], every, width, angles=angles, components=components, **sizes)
+        else:
+            if groups is not None or angles is not None:
+                raise UsageError(f"groups: only the decoder 'hurdle' has groups and angles, got {decoder!r}")
+            spread = decoder == "learned-variance"
+            self.decoder = GaussianNetwork(self.latent[0], dims, width, spread=spread, **sizes)
+        self._set_noise(noise, decoder, dims)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> Self:
+        """Learn the scalings from events ``(n, D)`` and contexts; numbers with a hurdle by those that are not zero."""
+        super().fit_scaling(events, contexts)
+        if isinstance(self.decoder, HurdleNetwork):
+            self.decoder.fit_into(self.event_scaling, events)
+        return self
 
     def loss(self, encoded: Tensor, contexts: Tensor | None = None) -> Tensor:
         """Minus the evidence lower bound of encoded events ``(n, D)`` in their own space, in nats: ``(n,)``.
@@ -150,7 +176,7 @@ class VariationalAutoencoder(ConditionalGenerator):
         means, log_sds = zip(*(rung.posterior for rung in rungs), strict=True)
         return DiagonalGaussian(torch.cat(means, -1), torch.cat(log_sds, -1))
 
-    def decode(self, latent: Tensor, contexts: Tensor | None = None) -> DiagonalGaussian:
+    def decode(self, latent: Tensor, contexts: Tensor | None = None) -> DiagonalGaussian | Hurdles:
         """The distribution of encoded events given the lowest latent level ``(n, latent[0])`` and scaled contexts."""
         return self._decode(latent, self._embedded(contexts))
 
@@ -207,6 +233,7 @@ class VariationalAutoencoder(ConditionalGenerator):
 
     def _infer(self, encoded: Tensor, summary: Tensor | None, noise: Tensor | None) -> list[_Rung]:
         """The ladder of each event from the lowest level upwards, at the means where there is no noise."""
+        encoded = self.decoder.seen(encoded) if isinstance(self.decoder, HurdleNetwork) else encoded
         rungs: list[_Rung] = []
         each = [None] * len(self.latent) if noise is None else noise.split(self.latent, -1)
         for level in reversed(range(len(self.latent))):
@@ -218,22 +245,37 @@ class VariationalAutoencoder(ConditionalGenerator):
             rungs.insert(0, _Rung(posterior.mean if mine is None else posterior.draw(mine), posterior, prior))
         return rungs
 
-    def _decode(self, latent: Tensor, summary: Tensor | None) -> DiagonalGaussian:
-        given = self.decoder(latent, summary)
-        return given if self.raw_noise is None else DiagonalGaussian(given.mean, bounded(self.raw_noise))
+    def _decode(self, latent: Tensor, summary: Tensor | None) -> DiagonalGaussian | Hurdles:
+        given: DiagonalGaussian | Hurdles = self.decoder(latent, summary)
+        if self.raw_noise is None or isinstance(given, Hurdles):
+            return given
+        return DiagonalGaussian(given.mean, bounded(self.raw_noise))
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
         parts = []
         for start in range(0, n, _ROWS_AT_ONCE):
             part = slice(start, min(start + _ROWS_AT_ONCE, n))
             rows, given = part.stop - part.start, rows_of(summary, part)
-            *lower, top = self._noise(rows).split(self.latent, -1)
-            point = self.top.from_noise(top, given)
-            for network, noise in zip(reversed(self.priors), reversed(lower), strict=True):
-                point = network(point, given).draw(noise)
-            decoded = self._decode(point, given)
-            parts.append(decoded.draw(torch.randn_like(decoded.mean)))
+            latent = self._noise(rows)
+            last = torch.randn(rows, self._decoder_noise, device=latent.device, dtype=latent.dtype)
+            parts.append(self._from_noise(torch.cat([latent, last], -1), given))
         return torch.cat(parts)
+
+    @property
+    def _decoder_noise(self) -> int:
+        return self.event_shape[0] * (2 if isinstance(self.decoder, HurdleNetwork) else 1)
+
+    @property
+    def noise_features(self) -> int:
+        """Those of all latent levels, and what the decoder needs: one for each number, or two where it has a hurdle."""
+        return sum(self.latent) + self._decoder_noise
+
+    def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
+        *lower, top, last = noise.split([*self.latent, self._decoder_noise], -1)
+        point = self.top.from_noise(top, summary)
+        for network, each in zip(reversed(self.priors), reversed(lower), strict=True):
+            point = network(point, summary).draw(each)
+        return self._decode(point, summary).draw(last)
 
     def _noise(self, rows: int) -> Tensor:
         """Standard normal noise ``(rows, sum(latent))`` on the current random stream."""
@@ -249,10 +291,11 @@ class VariationalAutoencoder(ConditionalGenerator):
             self.steps += 1
         return self.beta * share
 
-    def _set_noise(self, noise: float | None, spread: bool, dims: int) -> None:
+    def _set_noise(self, noise: float | None, decoder: str, dims: int) -> None:
         """Begin with a decoder of little noise; its standard deviation may be given, or learned."""
-        if spread:
-            nn.init.constant_(self.decoder.network.last.bias[dims:], _FIRST_LOG_NOISE)
+        if decoder != "gaussian":
+            if decoder == "learned-variance":
+                nn.init.constant_(self.decoder.network.last.bias[dims:], _FIRST_LOG_NOISE)
             if noise is not None:
                 raise UsageError(f"noise: expected None where the decoder learns it for each output, got {noise!r}")
             self.raw_noise = None
