@@ -1,7 +1,7 @@
 """`simulate_showers`: a run of a simulator of showers, into a file of the CaloChallenge.
 
-The run goes into a file of simulations beside the file to be, ``<out>.simulations``, block by block and resumable, which
-is then converted a few megabytes at a time, and goes.  The file that is left says which run it holds.
+The run goes into a file of simulations beside the file to be, ``<out>.simulations``, block by block and resumable; that
+one is then converted, a few megabytes at a time, and goes.  The file that is left says which run it holds.
 """
 
 import json

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import known_keys
@@ -30,6 +31,8 @@ __all__ = ["Training", "fit_chain"]
 
 # The rest of the settings is chosen for the model of the last stage.
 _OF_ALL_STAGES = ("precision", "validation_fraction", "max_seconds", "checkpoint_seconds")
+
+_ROWS_AT_ONCE = 1 << 14
 
 Settings = TypeVar("Settings", TrainConfig, AdversarialConfig)
 
@@ -65,7 +68,7 @@ def fit_chain(
     architecture: SurrogateArchitecture,
     preprocessing: Preprocessing,
     theta: Tensor,
-    x: Tensor,
+    events: list[Tensor],
     weights: Tensor | None,
     how: Training,
 ) -> tuple[ModelChain, list[dict[str, Any]]]:
@@ -75,13 +78,13 @@ def fit_chain(
         architecture: of the chain, with its widths.
         preprocessing: fitted.
         theta: ``(N, P)``.
-        x: ``(N, *x_shape)``.
+        events: of each stage, `Preprocessing.encode`; the last are taken out, and go as soon as they are not needed.
         weights: ``(N,)``, or None.
         how: see `Training`.
     """
-    events = preprocessing.encode(theta, x, seed=derive(how.seed, "noise"))
     models, records = [], []
-    for stage in range(len(events)):
+    last = len(events) - 1
+    for stage in range(last + 1):
         with seeded(derive(how.seed, "weights", stage)):
             model = build_model(architecture, stage, engine=how.engine)
         contexts = preprocessing.context(theta, events[:stage])
@@ -89,7 +92,9 @@ def fit_chain(
         model.to(how.device)
         symmetry = preprocessing.stage_symmetries[stage]
         augment = None if symmetry is None else Augmentation(model, symmetry)
-        records.append(_train(architecture, model, stage, events[stage], contexts, weights, augment, how))
+        given = (contexts, weights, how, augment)
+        # The events themselves are handed over, so that they are nowhere else.
+        records.append(_train(architecture, model, stage, events.pop() if stage == last else events[stage], *given))
         models.append(model)
     return ModelChain(preprocessing.to(how.device), models).eval(), records
 
@@ -101,13 +106,14 @@ def _train(
     events: Tensor,
     contexts: Tensor,
     weights: Tensor | None,
-    augment: Augmentation | None,
     how: Training,
+    augment: Augmentation | None = None,
 ) -> dict[str, Any]:
     stages = len(architecture.widths)
     last = stage == stages - 1
-    encoded, _ = model.encode(events.to(how.device))
-    data = [encoded.detach(), model.context_scaling(contexts.to(how.device)).detach()]
+    encoded = _encoded(model, events)
+    del events
+    data = [encoded, model.context_scaling(contexts.to(how.device)).detach()]
     name = architecture.model if last else ""
     path = None if how.checkpoint is None else f"{how.checkpoint}.{stage}" if stage else how.checkpoint
     settings: dict[str, Any] = {
@@ -129,6 +135,16 @@ def _train(
         return train_density(model, data, config=config, **settings).to_dict()
     loss = cast(Callable[..., Tensor], model.loss)
     return train(model, loss, data, config=config, **settings).to_dict()
+
+
+@torch.no_grad()
+def _encoded(model: ConditionalGenerator, events: Tensor) -> Tensor:
+    """Encoded events ``(N, D)`` on the device of the model, a part after the other."""
+    encoded = torch.empty(events.shape, dtype=events.dtype, device=model.device)
+    for start in range(0, len(events), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        encoded[part] = model.encode(events[part].to(model.device))[0]
+    return encoded
 
 
 def _settings(own: Settings, chosen: Mapping[str, Any]) -> Settings:

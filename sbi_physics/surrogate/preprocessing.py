@@ -108,9 +108,7 @@ class Plain(Preprocessing):
     KIND = "plain"
     logarithmic: Tensor
 
-    def __init__(
-        self, x_shape: Sequence[int], contexts: int, *, permutations: Sequence[Sequence[int]] = ()
-    ) -> None:
+    def __init__(self, x_shape: Sequence[int], contexts: int, *, permutations: Sequence[Sequence[int]] = ()) -> None:
         super().__init__(x_shape, contexts)
         self.columns = Columns(self.x_shape.numel())
         self.permutations = [[int(i) for i in permutation] for permutation in permutations]

@@ -154,6 +154,9 @@ class Surrogate:
     ) -> "Surrogate":
         """Train on pairs (theta, x); returns itself.
 
+        All pairs are in memory: at most MEMORY times what x takes in single precision, with the path of a file as with
+        a `Simulations` object that has not been read yet, and once more where x is already in memory.
+
         Args:
             theta_or_store: theta ``(N, P)``, a `Simulations` object or the path of its file.
             x: ``(N, *x_shape)`` simulated at each theta; None with a store.
@@ -191,9 +194,13 @@ class Surrogate:
             device=self.device,
             engine=self.engine,
         )
-        chain, records = fit_chain(architecture, preprocessing, pairs.theta, pairs.x, pairs.weights(weights), how)
+        events = preprocessing.encode(pairs.theta, pairs.x, seed=derive(seed, "noise"))
+        theta, weights = pairs.theta, pairs.weights(weights)
+        # What was read from a file goes: the events take as much memory again.
+        del pairs, x
+        chain, records = fit_chain(architecture, preprocessing, theta, events, weights, how)
         provenance = {
-            "simulations": len(pairs.theta),
+            "simulations": len(theta),
             "seed": seed,
             "seconds": time.monotonic() - began,
             "training": records,

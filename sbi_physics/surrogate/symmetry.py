@@ -107,7 +107,7 @@ def fit_columns(columns: Columns, x: Tensor, symmetry: Symmetry | None) -> None:
 
 
 def shower_symmetry(geometry: VoxelGeometry) -> Symmetry:
-    """Rotations by the angle of the widest sectors that all layers have in common, and the mirror, of all layers at once.
+    """Rotations of all layers at once by an angle that is a sector, or several, of each, and the mirror.
 
     A layer without sectors stays as it is.
 

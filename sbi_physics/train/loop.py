@@ -113,7 +113,8 @@ def train(
         state.record.batch_size = config.batch_for(state.record.events)
         if path and path.exists():
             state.resume(path, identity)
-        step = Step(state, _augmented(gradient or _differentiate(loss), augment), split, config, processes, copies=copies, graphed=graphed)
+        gradient = _augmented(gradient or _differentiate(loss), augment)
+        step = Step(state, gradient, split, config, processes, copies=copies, graphed=graphed)
         run = _Run(state, loss, step, split, config, processes, seed, copies, steps_before)
         first = processes.rank == 0
         with progress_bar(config.epochs, description, enabled=progress and first) as advance:

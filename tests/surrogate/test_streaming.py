@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -22,7 +21,27 @@ from sbi_physics.surrogate.showers import Showers
 
 GEOMETRY = VoxelGeometry((VoxelLayer(0, (0, 5, 10)), VoxelLayer(1, (0, 2, 5, 10), 4)))
 PRIOR = sp.Parameters([sp.Parameter("energy", LogUniform(10.0, 100.0), "MeV")])
-PROGRAM = "from sbi_physics.cli.app import main; main()"
+# The program, killed as it calls a function for the n-th time.
+PROGRAM = """
+import importlib, os, signal, sys
+from sbi_physics.cli.app import main
+
+place, name, calls = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+if calls:
+    module = importlib.import_module(place)
+    function = getattr(module, name)
+
+    def counted(*arguments, **more):
+        global calls
+        calls -= 1
+        if not calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **more)
+
+    setattr(module, name, counted)
+main()
+"""
+RUN, PARTS, CONVERSION = "sbi_physics.simulation.run", "sbi_physics.simulation.parts", "sbi_physics.store.calochallenge"
 # Peak memory in MB above that of two blocks: of runs into files of both formats, and of one in memory.
 MEMORY = """
 import sys
@@ -71,9 +90,11 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def start(path, out, n, *more):
-    arguments = ["surrogate", "sample", path, "--out", out, "-n", n, "--seed", 3, "--workers", 1, *more]
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+def sample(path, out, n, killed=(RUN, "write_block", 0)):
+    """The exit status of the program, and its standard error."""
+    arguments = [*killed, "surrogate", "sample", path, "--out", out, "-n", n, "--seed", 3, "--workers", 1]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True)
+    return done.returncode, done.stderr
 
 
 @pytest.mark.slow
@@ -94,19 +115,12 @@ def test_memory_does_not_grow_with_the_number_of_events(tmp_path):
 @pytest.mark.parametrize("name", ["many.h5", "many.hdf5"])
 def test_the_program_is_killed_and_goes_on(name, surrogate, path, tmp_path):
     n, out, whole = 20_000, tmp_path / name, tmp_path / f"whole-{name}"
-    native = out if name == "many.h5" else out.with_name(f"{name}.simulations")
-    folder = native.with_name(f"{native.name}.parts")
-    for instant in (1, 8):
-        process = start(path, out, n)
-        while process.poll() is None and len(list(folder.glob("block-*.h5"))) < instant:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+    # After six of 16 blocks, which are read again; in the merge of all; and then, for showers, in the conversion.
+    instants = [(RUN, "write_block", 7), (PARTS, "read_block", 18), (CONVERSION, "_complaint", 2)]
+    for instant in instants[: 3 if name == "many.hdf5" else 2]:
+        assert sample(path, out, n, instant) == (-signal.SIGKILL, "")
         assert not out.exists()
-    process = start(path, out, n)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    assert sample(path, out, n) == (0, "")
     assert holds_showers(out) is (name == "many.hdf5")
     if holds_showers(out):
         simulate_showers(surrogate, n, whole, seed=3, workers=1, progress=False)
