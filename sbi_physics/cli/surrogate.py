@@ -17,6 +17,8 @@ from sbi_physics.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sbi_physics.core.voxels import VoxelGeometry
     from sbi_physics.store.simulations import Simulations
     from sbi_physics.surrogate.surrogate import Surrogate
@@ -154,28 +156,31 @@ def sample(
     like: Annotated[
         Path | None, typer.Option(help="Take the parameters of the first n events of this file; else the prior.")
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="Of the file.")] = Format.SIMULATIONS,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="Of the file; calochallenge by default for showers in a file *.hdf5."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores for a long run by default.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Generate events into a file.  Run the same command again to go on after an interruption."""
+    """Generate events into a file, a few megabytes at a time.
+
+    Run the same command again to go on after an interruption.
+    """
     import sbi_physics as sp
-    from sbi_physics.store.calochallenge import write_showers
+    from sbi_physics.simulation.showers import simulate_showers
+    from sbi_physics.surrogate.showers import Showers
 
     output = Output(json, quiet)
     surrogate = _surrogate(model, device)
-    theta = None
-    if like is not None:
-        theta = _events(like, None).theta[:n]
-        if len(theta) < n:
-            raise sp.UsageError(f"{like}: expected at least n = {n} events, got {len(theta)}")
-    native = out if form is Format.SIMULATIONS else out.with_name(f"{out.name}.events")
-    made = sp.simulate(surrogate, n, out=native, theta=theta, seed=seed, workers=1, progress=output.progress)
-    if form is Format.CALOCHALLENGE:
-        write_showers(out, made.theta, made.x)
-        native.unlink()
+    theta = None if like is None else _parameters_like(like, n)
+    if form is None and out.suffix == ".hdf5" and isinstance(surrogate.chain.preprocessing, Showers):
+        form = Format.CALOCHALLENGE
+    run = simulate_showers if form is Format.CALOCHALLENGE else sp.simulate
+    run(surrogate, n, out=out, theta=theta, seed=seed, workers=workers, progress=output.progress)
     output.result(f"{out}: {n} events", path=str(out), events=n)
 
 
@@ -201,7 +206,8 @@ def check(
     if plot is not None:
         check_writable(plot)
     surrogate = _surrogate(model, device)
-    theta, x = _events(simulations, None).training_set()
+    shape = surrogate.x_shape
+    theta, x = _events(simulations, shape[0] if len(shape) == 1 else None).training_set()
     if isinstance(x, dict):
         raise sp.UsageError(f"{simulations}: expected one output, got several: {', '.join(x)}")
     with foreign_code():
@@ -266,6 +272,22 @@ def _events(path: Path, voxels: int | None) -> "Simulations":
     from sbi_physics.store.calochallenge import holds_showers, read_simulations
 
     return read_simulations(path, voxels=voxels) if holds_showers(path) else sp.Simulations.open(path)
+
+
+def _parameters_like(path: Path, n: int) -> "Tensor":
+    """Parameters of the first n events of a file of either format; the events themselves are not kept."""
+    import torch
+
+    import sbi_physics as sp
+    from sbi_physics.store.calochallenge import holds_showers, iterate_showers
+
+    parts, rows = [], 0
+    for theta, _ in iterate_showers(path) if holds_showers(path) else sp.Simulations.open(path).batches():
+        parts.append(theta)
+        rows += len(theta)
+        if rows >= n:
+            return torch.cat(parts)[:n]
+    raise sp.UsageError(f"{path}: expected at least n = {n} events, got {rows}")
 
 
 def _surrogate(path: Path, device: str) -> "Surrogate":

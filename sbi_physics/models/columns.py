@@ -31,6 +31,8 @@ _DECADE = 10.0
 # Of the width of the logarithms above the threshold: that of the noise below it.
 _NOISE_WIDTH = 1.0
 _SMALLEST_WIDTH = 1e-3
+_COLUMNS_AT_ONCE = 32
+_ROWS_AT_ONCE = 1 << 14
 # Whole numbers above this are as good as real ones.
 _LARGEST_COUNT = 1e6
 
@@ -81,39 +83,53 @@ class Columns(nn.Module):
             UsageError: all columns are constant.
         """
         self._check(x)
+        for start in range(0, x.shape[1], _COLUMNS_AT_ONCE):
+            part = slice(start, start + _COLUMNS_AT_ONCE)
+            self._learn(part, x[:, part])
+        if not bool(self.varies.any()):
+            raise UsageError("x: the outputs are the same in all simulations: there is nothing to learn")
+        return self
+
+    def _learn(self, part: slice, x: Tensor) -> None:
+        """Learn from some columns ``(n, D')``: of all at once there would be several copies."""
         positive = torch.where(x > 0, x, torch.inf)
         smallest, largest = positive.amin(0), x.amax(0)
         above, below = (x > 0).any(0), (x < 0).any(0)
         zeros = (x == 0).any(0) & above & ~below
         whole = (x == x.round()).all(0) & (largest < _LARGEST_COUNT)
         spans = largest > _DECADE * x.median(0).values
-        kinds = torch.full_like(self.kinds, int(ColumnKind.REAL))
+        kinds = torch.full_like(self.kinds[part], int(ColumnKind.REAL))
         kinds[~below & (x != 0).all(0) & spans] = int(ColumnKind.POSITIVE)
         kinds[zeros] = int(ColumnKind.ZEROS)
         kinds[whole] = int(ColumnKind.COUNT)
         kinds[(x == x[0]).all(0)] = int(ColumnKind.CONSTANT)
-        if not bool((kinds != ColumnKind.CONSTANT).any()):
-            raise UsageError("x: the outputs are the same in all simulations: there is nothing to learn")
-        self.kinds.copy_(kinds)
-        self.constant.copy_(x[0])
-        self.threshold.copy_(torch.where(above, smallest, 1.0))
-        self.largest.copy_(largest)
-        logs = torch.where(x > 0, (x / self.threshold).clamp(min=1.0).log(), torch.nan)
+        self.kinds[part] = kinds
+        self.constant[part] = x[0]
+        self.threshold[part] = torch.where(above, smallest, 1.0)
+        self.largest[part] = largest
+        logs = torch.where(x > 0, (x / self.threshold[part]).clamp(min=1.0).log(), torch.nan)
         mean = logs.nanmean(0)
         spread = (logs - mean).square().nanmean(0).sqrt()
-        self.width.copy_(torch.nan_to_num(_NOISE_WIDTH * spread, nan=1.0).clamp(min=_SMALLEST_WIDTH))
-        return self
+        self.width[part] = torch.nan_to_num(_NOISE_WIDTH * spread, nan=1.0).clamp(min=_SMALLEST_WIDTH)
 
     def encode(self, x: Tensor, *, seed: int) -> Tensor:
         """Outputs ``(n, D)`` as events ``(n, D')`` of a density, with noise where they are points."""
         self._check(x)
+        varies = self.varies
+        events = x.new_empty(len(x), int(varies.sum()))
         with seeded(seed, x.device):
-            noise = torch.rand_like(x)
+            for start in range(0, len(x), _ROWS_AT_ONCE):
+                part = slice(start, start + _ROWS_AT_ONCE)
+                events[part] = self._encoded(x[part])[:, varies]
+        return events
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        """All columns of some rows, with noise from the current random stream."""
+        noise = torch.rand_like(x)
         logs = (x.clamp(min=0) / self.threshold).log()
         known = torch.where(x > 0, logs, -self.width * noise)
         events = torch.where(self._are(ColumnKind.ZEROS, ColumnKind.POSITIVE), known, x)
-        events = torch.where(self._are(ColumnKind.COUNT), x + noise - 0.5, events)
-        return events[:, self.varies]
+        return torch.where(self._are(ColumnKind.COUNT), x + noise - 0.5, events)
 
     def decode(self, events: Tensor) -> Tensor:
         """Outputs ``(n, D)`` of events ``(n, D')``."""

@@ -121,18 +121,17 @@ class HurdleNetwork(nn.Module):
 
         Also begins with the rates and the positions of the data.
         """
-        ordered = events.double().index_select(1, self.order)
-        hit = (ordered > 0) | self.always[self.order]
-        mean, deviation = torch.zeros(2, self.count, dtype=torch.float64, device=events.device)
-        rates = torch.zeros_like(mean)
-        for block, values, seen in zip(self.blocks, self._split(ordered), self._split(hit), strict=True):
-            place = slice(block.first, block.first + block.groups)
-            number = seen.sum((0, 2)).clamp(min=1)
-            mean[place] = torch.where(seen, values, 0.0).sum((0, 2)) / number
-            centred = torch.where(seen, values - mean[place].unsqueeze(-1), 0.0)
-            deviation[place] = (centred.square().sum((0, 2)) / number).sqrt()
-            share = (number / (len(events) * block.size)).clamp(1e-4, 1 - 1e-4)
-            rates[place] = torch.log(-torch.log1p(-share))
+        mean, deviation, share = torch.zeros(3, self.count, dtype=torch.float64, device=events.device)
+        # One group after the other: all events in double precision, several times, would not fit where they just do.
+        for group in range(self.count):
+            columns = self.order[self.group_of == group]
+            values = events[:, columns].double()
+            seen = (values > 0) | self.always[columns]
+            number = seen.sum().clamp(min=1)
+            mean[group] = torch.where(seen, values, 0.0).sum() / number
+            deviation[group] = (torch.where(seen, values - mean[group], 0.0).square().sum() / number).sqrt()
+            share[group] = number / values.numel()
+        rates = torch.log(-torch.log1p(-share.clamp(1e-4, 1 - 1e-4)))
         deviation = torch.where(deviation > 1e-3, deviation, 1.0)
         self.scales.copy_(deviation)
         self.edges.copy_(-mean / deviation)

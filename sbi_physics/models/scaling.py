@@ -23,6 +23,7 @@ __all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten"]
 # Below this many events for each feature the correlations are too noisy to invert.
 _EVENTS_PER_FEATURE = 20
 _SMALLEST_EIGENVALUE = 1e-8
+_FEATURES_AT_ONCE = 32
 
 
 class Scaling(nn.Module, ABC):
@@ -64,6 +65,16 @@ class Standardise(Scaling):
 
     def fit(self, data: Tensor) -> "Standardise":
         """Learn mean and scale from data ``(n, *shape)``; sums are in double precision, without what is missing."""
+        if len(self._shape) == 1 and not self._shared:
+            # A few features after the other: all data in double precision take twice the memory of the data.
+            for start in range(0, self._shape[0], _FEATURES_AT_ONCE):
+                part = slice(start, start + _FEATURES_AT_ONCE)
+                self._learn(data[:, part], self.mean[part], self.scale[part])
+        else:
+            self._learn(data, self.mean, self.scale)
+        return self
+
+    def _learn(self, data: Tensor, into_mean: Tensor, into_scale: Tensor) -> None:
         wide = data.double()
         axes = (0, *(axis + 1 for axis in self._shared))
         missing = torch.isnan(wide)
@@ -72,9 +83,8 @@ class Standardise(Scaling):
         else:
             mean, deviation = wide.mean(axes, keepdim=True)[0], wide.std(axes, correction=0, keepdim=True)[0]
         constant = deviation <= 1e-12 * mean.abs().clamp(min=1e-30)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(constant, 1.0, deviation))
-        return self
+        into_mean.copy_(mean)
+        into_scale.copy_(torch.where(constant, 1.0, deviation))
 
     @property
     def ladj(self) -> Tensor:

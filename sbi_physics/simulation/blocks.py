@@ -40,8 +40,16 @@ __all__ = [
 ]
 
 
-def default_block_size(n: int) -> int:
-    """Rows in a block: at least 64 blocks for small runs, 1024 rows for large ones, at most 16384 blocks."""
+def default_block_size(n: int, at_once: int | None = None) -> int:
+    """Rows in a block: at least 64 blocks for small runs, 1024 rows for large ones, at most 16384 blocks.
+
+    Args:
+        n: rows of the run.
+        at_once: how many rows the simulator makes best in one call; a sixteenth of the run, and at least 1024 rows, are
+            then a block, up to that many.
+    """
+    if at_once is not None:
+        return min(n, at_once, max(1024, -(-n // 16)))
     return max(1, min(1024, -(-n // 64)), -(-n // 16384))
 
 
@@ -120,7 +128,7 @@ class Block:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread, so that sums come in the same order whatever the number of workers."""
+    """Let torch use one thread: the last digits of a matrix product depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

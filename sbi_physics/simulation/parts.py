@@ -7,7 +7,9 @@
 =====================  =================================================================
 
 A run that was killed leaves this folder; the same command takes up the blocks that are there.  When all are, they are
-streamed into one file, which is renamed to ``<out>``, and the folder goes.
+streamed into one file, which is renamed to ``<out>``, and the folder goes.  A block carries checksums and is read
+through before it is taken up, so that it need not be flushed to the disk: where the power fails, blocks of the last
+half minute may be missing or damaged, and are made again.
 """
 
 import fcntl
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from sbi_physics.core.errors import StoreError
+from sbi_physics.core.progress import Advance
 from sbi_physics.simulation.blocks import Block, Plan, conform, header_of
 from sbi_physics.store import layout
 from sbi_physics.store.atomic import atomic_path
@@ -93,7 +96,7 @@ def finished(out: Path, identity: Identity) -> Simulations | None:
 def write_block(folder: Path, number: int, block: Block, identity: Identity) -> None:
     """Write the file of a block, whole or not at all."""
     path = _block_path(folder, number)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=False) as temporary:
         header = identity.header(block.form)
         layout.write(temporary, header, len(block.rows), [conform(block, header, block.form)])
 
@@ -183,14 +186,20 @@ class Parts:
             return False
         return bool(np.array_equal(theta, self.identity.plan.theta(number)))
 
-    def merge(self) -> None:
-        """Stream all blocks into the file of the run."""
+    def merge(self, advance: Advance) -> None:
+        """Stream all blocks into the file of the run, telling `advance` how many rows are in it."""
         numbers = range(self.identity.plan.blocks)
         form = next((f for f in (read_block(self.folder, b).form for b in numbers) if f is not None), None)
         header = self.identity.header(form)
-        blocks = (conform(read_block(self.folder, b), header, form) for b in numbers)
+
+        def blocks() -> Iterator[Rows]:
+            for number in numbers:
+                rows = conform(read_block(self.folder, number), header, form)
+                yield rows
+                advance(len(rows))
+
         with atomic_path(self.out, temporary=self.folder / "merged.tmp") as temporary:
-            layout.write(temporary, header, self.identity.plan.n, blocks)
+            layout.write(temporary, header, self.identity.plan.n, blocks())
 
     def remove(self) -> None:
         """Remove the folder; whenever this is cut short, what is left can be resumed or removed."""

@@ -2,7 +2,8 @@
 
 The rows come in fixed seeded blocks (see `blocks`), each made in this process or in one of a pool of workers (see
 `pool`), and collected in memory or in a folder beside the file to be (see `parts`).  Same simulator, n and seed give
-the same bytes, whatever the number of workers and however often the run was killed and taken up again.
+the same bytes, whatever the number of workers and however often the run was killed and taken up again.  Only the blocks
+in the making are in memory, a few megabytes each; the folder and the file are both on the disk for a moment.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer
 from sbi_physics.core.errors import UsageError
@@ -42,7 +44,7 @@ from sbi_physics.simulation.worker import Call, Job, Written
 from sbi_physics.store.layout import Rows, Status
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["simulate"]
+__all__ = ["run_identity", "simulate"]
 
 _log = logging.getLogger(__name__)
 _WORTH_A_POOL_SECONDS = 10.0
@@ -67,13 +69,15 @@ def simulate(
     error; it never stops the run.
 
     Args:
-        simulator: a simulator, the name of an installed one, or ``"path/file.py:Class"``.
+        simulator: a simulator, the name of an installed one, or ``"path/file.py:Class"``.  It may have an attribute
+            ``rows_at_once``, how many rows it makes best in one call, and ``device``, where it computes.
         n: number of rows.
         out: HDF5 file to write; a run that was killed is taken up where it stood, a finished one is opened.  None
             keeps the result in memory.
         seed: integer that decides every random number.
         workers: number of processes; 1 runs in this process (a simulator that kills its process then ends the run);
-            None starts one for each core when the run would take more than ten seconds.
+            None starts one for each core when the run would take more than ten seconds, unless the simulator computes
+            on a GPU.  Each computes with one thread, and takes about 0.3 GB of memory.
         cluster: reserved for clusters of machines.
         timeout: seconds that one call of the simulator may take, for a block or, where that fails, for a single row.
         block_size: rows in a block, the unit of work, of writing and of resuming; chosen from n where None.
@@ -92,14 +96,30 @@ def simulate(
     workers = None if workers is None else positive_integer(workers, "workers")
     timeout = None if timeout is None else _seconds(timeout)
     model = resolve_simulator(simulator)
-    plan, source = _plan(model, n, seed, block_size, theta)
-    identity = Identity(plan, simulator_name(model), source)
+    if workers is None and torch.device(getattr(model, "device", "cpu")).type != "cpu":
+        workers = 1  # several processes would share the one device
+    identity = _identity(model, n, seed, block_size, theta)
+    plan = identity.plan
     with one_thread():
         if out is None:
             run = _Run(model, identity, None, progress)
             run.work(list(range(plan.blocks)), workers, timeout)
             return _warned(run.collect(), model)
         return _warned(_into_file(model, identity, Path(out), workers, timeout, progress), model)
+
+
+def run_identity(simulator: Simulator, n: int, *, seed: int = 0, theta: Any = None) -> dict[str, Any]:
+    """What decides every byte of a run of `simulate`, in types that JSON knows.
+
+    Raises:
+        UsageError, SupportError: as of `simulate`.
+    """
+    return _identity(resolve_simulator(simulator), n, seed, None, theta).to_dict()
+
+
+def _identity(model: Simulator, n: int, seed: int, block_size: int | None, theta: Any) -> Identity:
+    plan, source = _plan(model, n, seed, block_size, theta)
+    return Identity(plan, simulator_name(model), source)
 
 
 def _seconds(value: Any) -> float:
@@ -110,7 +130,10 @@ def _seconds(value: Any) -> float:
 
 def _plan(model: Simulator, n: int, seed: int, block_size: int | None, theta: Any) -> tuple[Plan, str]:
     n, parameters = positive_integer(n, "n"), model.parameters
-    size = default_block_size(n) if block_size is None else min(n, positive_integer(block_size, "block_size"))
+    if block_size is None:
+        size = default_block_size(n, getattr(model, "rows_at_once", None))
+    else:
+        size = min(n, positive_integer(block_size, "block_size"))
     if theta is None:
         _ = parameters.prior  # a prior that is not there is an error now, not in a worker
         return Plan(parameters, n, check_seed(seed), size), "prior"
@@ -138,7 +161,8 @@ def _into_file(
                 _log.info("%s: resuming, %d of %d blocks are done", out, len(blocks), identity.plan.blocks)
             run = _Run(model, identity, parts.folder, progress)
             run.work([b for b in range(identity.plan.blocks) if b not in blocks], workers, timeout)
-            parts.merge()
+            with progress_bar(identity.plan.n, f"writing {out.name}", enabled=progress) as advance:
+                parts.merge(advance)
         parts.remove()
     return Simulations.open(out)
 

@@ -15,12 +15,14 @@ __all__ = ["atomic_path", "sync_folder"]
 
 
 @contextmanager
-def atomic_path(path: Path, *, temporary: Path | None = None) -> Iterator[Path]:
+def atomic_path(path: Path, *, temporary: Path | None = None, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes `path` when the block ends, and vanishes when the block raises.
 
     Args:
         path: where the file will stand.
         temporary: the temporary path, on the same file system; beside `path` where None.
+        durable: whether the file must also outlive the machine; False leaves the flushing to the operating system, for
+            files that are checked when they are read and can be made again.
 
     Raises:
         StoreError: the folder is missing, or nothing can be written there.
@@ -32,9 +34,11 @@ def atomic_path(path: Path, *, temporary: Path | None = None) -> Iterator[Path]:
         raise StoreError(f"{path}: cannot be written, it is a folder")
     try:
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except StoreError:
         raise
     except OSError as error:

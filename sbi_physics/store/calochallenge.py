@@ -25,16 +25,29 @@ from sbi_physics.core.checks import as_tensor, positive_integer, same_length
 from sbi_physics.core.errors import ShapeError, StoreError, SupportError
 from sbi_physics.core.log_uniform import LogUniform
 from sbi_physics.core.parameters import Parameter, Parameters
+from sbi_physics.core.progress import progress_bar
 from sbi_physics.store.atomic import atomic_path
 from sbi_physics.store.layout import opened
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["holds_showers", "iterate_showers", "read_showers", "read_simulations", "write_showers"]
+__all__ = [
+    "convert_simulations",
+    "holds_showers",
+    "iterate_showers",
+    "origin_of",
+    "read_showers",
+    "read_simulations",
+    "write_showers",
+]
 
 _ENERGIES, _SHOWERS = "incident_energies", "showers"
 _FORMAT = f"showers of the CaloChallenge (/{_ENERGIES} and /{_SHOWERS})"
 _RANGE = (2.0**8, 2.0**22)  # MeV: the energies of the first data set
+# What a calorimeter sees of the incident energy: MeV for GeV is a thousand.
+_RESPONSES = (1 / 100, 30.0)
 _CHUNK_ROWS = 256
+_BYTES_AT_ONCE = 2**23
+_ORIGIN = "sbi_physics_origin"
 
 
 def holds_showers(path: str | Path) -> bool:
@@ -101,12 +114,22 @@ def read_simulations(
         voxels: how many voxels a shower must have; any number where None.
 
     Raises:
-        StoreError: as for `read_showers`.
+        StoreError: as for `read_showers`; or there is no shower, or the two energies are not in the same unit.
         SupportError: an energy is outside the prior.
-        ShapeError: there is no shower, or the parameters are not one.
+        ShapeError: the parameters are not one.
     """
     energies, showers = read_showers(path, voxels=voxels)
+    if not len(energies):
+        raise StoreError(f"{path}: holds no showers")
     parameters = parameters or Parameters([Parameter("energy", LogUniform(*_RANGE), "MeV", "$E$")])
+    parameters.check_width(energies)
+    parameters.check_within(energies, f"{path}: /{_ENERGIES} in MeV")
+    response = float((showers.sum(1, keepdim=True) / energies).median())
+    if not _RESPONSES[0] <= response <= _RESPONSES[1]:
+        raise StoreError(
+            f"{path}: half of the showers hold {'more' if response > 1 else 'less'} than {response:.3g} times the "
+            f"incident energy; expected /{_ENERGIES} and /{_SHOWERS} both in MeV"
+        )
     return Simulations.from_arrays(energies, showers, parameters, simulator=Path(path).stem)
 
 
@@ -136,9 +159,70 @@ def write_showers(path: str | Path, incident_energies: Any, showers: Any) -> Non
             raise SupportError(complaint)
     with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         for name, values in arrays.items():
-            chunks = (min(_CHUNK_ROWS, len(values)), values.shape[1]) if len(values) else None
-            options = {"compression": "gzip", "shuffle": True} if len(values) else {}
-            file.create_dataset(name, data=values, chunks=chunks, **options)
+            _create(file, name, values.shape, values.dtype)[...] = values
+
+
+def convert_simulations(simulations: Simulations, path: str | Path, *, origin: str = "", progress: bool = True) -> int:
+    """Stream simulations of showers into a file, a few megabytes at a time; those that failed are left out.
+
+    Args:
+        simulations: theta is the incident energy and x the shower, both in MeV.
+        path: the file, replaced where there is one.
+        origin: a text to be found again by `origin_of`.
+        progress: whether to show a bar where standard error is a terminal.
+
+    Returns:
+        How many showers were written.
+
+    Raises:
+        StoreError: the file cannot be written, or the simulations are damaged.
+        ShapeError: theta is not one number, or x not one vector.
+        SupportError: an energy is negative, or an incident energy zero.
+    """
+    shape, rows = simulations.x_shape, simulations.counts()["ok"]
+    if isinstance(shape, dict) or len(shape) != 1 or len(simulations.parameters) != 1:
+        raise ShapeError(
+            f"simulations: expected an incident energy and a shower (voxels,), got {simulations.parameters.names} and "
+            f"{shape if isinstance(shape, dict) else tuple(shape)}"
+        )
+    size = max(1, _BYTES_AT_ONCE // (4 * shape[0]) // _CHUNK_ROWS) * _CHUNK_ROWS
+    name = f"writing {Path(path).name}"
+    with (
+        progress_bar(rows, name, enabled=progress) as advance,
+        atomic_path(Path(path)) as temporary,
+        h5py.File(temporary, "w") as file,
+    ):
+        if origin:
+            file.attrs[_ORIGIN] = origin
+        sets = {key: _create(file, key, (rows, n), np.float32) for key, n in ((_ENERGIES, 1), (_SHOWERS, shape[0]))}
+        start = 0
+        for theta, x in simulations.batches(size):
+            for key, values in ((_ENERGIES, theta), (_SHOWERS, x)):
+                array = as_tensor(values, key).numpy()
+                if complaint := _complaint(key, array, start):
+                    raise SupportError(complaint)
+                sets[key][start : start + len(array)] = array
+            start += len(theta)
+            advance(len(theta))
+    return rows
+
+
+def origin_of(path: str | Path) -> str:
+    """The text that `convert_simulations` was given; empty for other files.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    with opened(Path(path), _FORMAT) as file:
+        return str(file.attrs.get(_ORIGIN, ""))
+
+
+def _create(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+    if not shape[0]:
+        return file.create_dataset(name, shape, dtype)
+    chunks = (min(_CHUNK_ROWS, shape[0]), *shape[1:])
+    # Half of the voxels are zero: without shuffling their bytes, the fastest compression is also the best.
+    return file.create_dataset(name, shape, dtype, chunks=chunks, compression="gzip", compression_opts=1)
 
 
 def _shape(file: h5py.File, voxels: int | None) -> tuple[int, int]:

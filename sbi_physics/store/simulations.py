@@ -152,6 +152,10 @@ class Simulations:
                 status = file["status"][:]
         return {code.name.lower(): int((status == code).sum()) for code in Status}
 
+    def unkept(self) -> "Simulations":
+        """The same simulations, which keep what they read from a file only as long as they live themselves."""
+        return self if self._rows is not None else Simulations(self.header, len(self), path=self.path)
+
     def training_set(self) -> tuple[Tensor, Outputs]:
         """The rows that succeeded: theta float32 ``(m, P)``, x float32 ``(m, *x_shape)`` or a dictionary of such."""
         return self._good(self._load())

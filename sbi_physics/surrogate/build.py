@@ -83,7 +83,9 @@ def model_name(name: str) -> str:
 def build_preprocessing(description: dict[str, Any], x_shape: Sequence[int], contexts: int) -> Preprocessing:
     """An untrained preprocessing of `Preprocessing.describe`."""
     known_keys([description["kind"]], [Plain.KIND, Showers.KIND], "preprocessing")
-    return Showers.from_description(description) if description["kind"] == Showers.KIND else Plain(x_shape, contexts)
+    if description["kind"] == Showers.KIND:
+        return Showers.from_description(description)
+    return Plain(x_shape, contexts, permutations=description.get("permutations", ()))
 
 
 def build_model(

@@ -1,12 +1,13 @@
 """`ModelChain`: a preprocessing and one conditional generator for each of its stages, which together draw outputs."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sbi_physics.core.errors import ShapeError, UsageError
-from sbi_physics.core.random import derive
+from sbi_physics.core.random import derive, seeded
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.generator import ConditionalGenerator
 from sbi_physics.models.pushforward import PushforwardGenerator
@@ -47,7 +48,12 @@ class ModelChain(nn.Module):
     def sample(self, theta: Tensor, *, seed: int) -> Tensor:
         """Draw one output for each theta ``(n, P)``: ``(n, *x_shape)`` float32."""
         theta = theta.to(self.device)
-        return self.preprocessing.outputs(theta, self.draw(theta, self.stages, seed=seed))
+        x = self.preprocessing.outputs(theta, self.draw(theta, self.stages, seed=seed))
+        symmetry = self.preprocessing.symmetry
+        if symmetry is None:
+            return x
+        with seeded(derive(seed, "symmetry"), x.device):
+            return symmetry.draw(x.flatten(1)).reshape(x.shape)
 
     @torch.no_grad()
     def draw(self, theta: Tensor, stages: Sequence[ConditionalGenerator], *, seed: int) -> list[Tensor]:
@@ -99,7 +105,21 @@ class ModelChain(nn.Module):
 
     @torch.no_grad()
     def log_prob(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
-        """Log-density in nats of the events of all stages, given theta ``(n, P)``: ``(n,)``."""
+        """Log-density in nats of the events of all stages, given theta ``(n, P)``: ``(n,)``.
+
+        Where there is a symmetry, that of the mean over its elements.
+        """
+        symmetry = self.preprocessing.symmetry
+        if symmetry is None:
+            return self._log_prob(theta, events)
+        stages = self.preprocessing.stage_symmetries
+        total = theta.new_full((len(theta),), -torch.inf, device=self.device)
+        for element in range(len(symmetry)):
+            moved = [e if s is None else s.apply(element, e) for s, e in zip(stages, events, strict=True)]
+            total = torch.logaddexp(total, self._log_prob(theta, moved))
+        return total - math.log(len(symmetry))
+
+    def _log_prob(self, theta: Tensor, events: Sequence[Tensor]) -> Tensor:
         total = theta.new_zeros(len(theta), device=self.device)
         for number, model in enumerate(self.stages):
             if not isinstance(model, ConditionalDensity):

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import known_keys
@@ -19,6 +20,7 @@ from sbi_physics.models.generator import ConditionalGenerator
 from sbi_physics.surrogate.build import SurrogateArchitecture, build_model
 from sbi_physics.surrogate.chain import ModelChain
 from sbi_physics.surrogate.preprocessing import Preprocessing
+from sbi_physics.surrogate.symmetry import Augmentation
 from sbi_physics.train.adversarial import train_adversarial
 from sbi_physics.train.adversarial_config import AdversarialConfig
 from sbi_physics.train.config import TrainConfig
@@ -33,6 +35,7 @@ __all__ = ["Training", "fit_chain", "settings_for", "train_stage"]
 _OF_ALL_STAGES = ("precision", "validation_fraction", "max_seconds", "checkpoint_seconds")
 
 _START = TrainConfig(epochs=4, batch_size=512)
+_ROWS_AT_ONCE = 1 << 14
 
 Settings = TypeVar("Settings", TrainConfig, AdversarialConfig)
 
@@ -68,7 +71,7 @@ def fit_chain(
     architecture: SurrogateArchitecture,
     preprocessing: Preprocessing,
     theta: Tensor,
-    x: Tensor,
+    events: list[Tensor],
     weights: Tensor | None,
     how: Training,
 ) -> tuple[ModelChain, list[dict[str, Any]]]:
@@ -78,19 +81,25 @@ def fit_chain(
         architecture: of the chain, with its widths.
         preprocessing: fitted.
         theta: ``(N, P)``.
-        x: ``(N, *x_shape)``.
+        events: of each stage, `Preprocessing.encode`; the last are taken out, and go as soon as they are not needed.
         weights: ``(N,)``, or None.
         how: see `Training`.
     """
-    events = preprocessing.encode(theta, x, seed=derive(how.seed, "noise"))
     models, records = [], []
-    for stage in range(len(events)):
+    last = len(events) - 1
+    for stage in range(last + 1):
         with seeded(derive(how.seed, "weights", stage)):
             model = build_model(architecture, stage, engine=how.engine)
         contexts = preprocessing.context(theta, events[:stage])
         model.fit_scaling(events[stage], contexts)
         model.to(how.device)
-        records.append(train_stage(architecture, model, stage, events[stage], contexts, weights, how))
+        symmetry = preprocessing.stage_symmetries[stage]
+        augment = None if symmetry is None else Augmentation(model, symmetry)
+        given = (contexts, weights, how, augment)
+        # The events themselves are handed over, so that they are nowhere else.
+        records.append(
+            train_stage(architecture, model, stage, events.pop() if stage == last else events[stage], *given)
+        )
         models.append(model)
     return ModelChain(preprocessing.to(how.device), models).eval(), records
 
@@ -103,6 +112,7 @@ def train_stage(
     contexts: Tensor,
     weights: Tensor | None,
     how: Training,
+    augment: Augmentation | None = None,
 ) -> dict[str, Any]:
     """Train the model of a stage in place; the record of its training.
 
@@ -114,15 +124,18 @@ def train_stage(
         contexts: ``(N, C)``.
         weights: ``(N,)``, or None.
         how: see `Training`.
+        augment: what each batch goes through; None for nothing.
     """
     stages = len(architecture.widths)
     last = stage == stages - 1
-    encoded, _ = model.encode(events.to(how.device))
-    data = [encoded.detach(), model.context_scaling(contexts.to(how.device)).detach()]
+    encoded = _encoded(model, events)
+    del events
+    data = [encoded, model.context_scaling(contexts.to(how.device)).detach()]
     name = architecture.model if last else ""
     path = None if how.checkpoint is None else f"{how.checkpoint}.{stage}" if stage else how.checkpoint
     settings: dict[str, Any] = {
         "weights": weights,
+        "augment": augment,
         "seed": derive(how.seed, "train", stage),
         "checkpoint": None if path is None else Path(path),
         "progress": how.progress,
@@ -186,7 +199,11 @@ def settings_for(model: ConditionalGenerator, name: str, chosen: Mapping[str, An
 def _train_consistency(
     model: ConsistencyModel, data: list[Tensor], how: Training, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The record of the student, with that of its teacher; each may take half of the seconds."""
+    """The record of the student, with that of its teacher; each may take half of the seconds.
+
+    Symmetries are those of the draws alone: a student learns from the solutions of its teacher, batch by batch.
+    """
+    settings = {key: value for key, value in settings.items() if key != "augment"}
     chosen = dict(how.config)
     if chosen.get("max_seconds") is not None:
         chosen["max_seconds"] = chosen["max_seconds"] / 2
@@ -199,6 +216,16 @@ def _train_consistency(
         **settings,
     )
     return {**student.to_dict(), "teacher": teacher.to_dict()}
+
+
+@torch.no_grad()
+def _encoded(model: ConditionalGenerator, events: Tensor) -> Tensor:
+    """Encoded events ``(N, D)`` on the device of the model, a part after the other."""
+    encoded = torch.empty(events.shape, dtype=events.dtype, device=model.device)
+    for start in range(0, len(events), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        encoded[part] = model.encode(events[part].to(model.device))[0]
+    return encoded
 
 
 def _settings(own: Settings, chosen: Mapping[str, Any]) -> Settings:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sbi_physics.core.errors import UsageError
 from sbi_physics.models.columns import Columns
+from sbi_physics.surrogate.symmetry import Symmetry, fit_columns
 
 __all__ = ["Plain", "Preprocessing"]
 
@@ -61,6 +63,16 @@ class Preprocessing(nn.Module, ABC):
         """As `decode`, in the fastest way on the machine at hand; equal but for rounding."""
         return self.decode(theta, events)
 
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """Permutations of the numbers of an output that change nothing."""
+        return None
+
+    @property
+    def stage_symmetries(self) -> list[Symmetry | None]:
+        """The same group on the events of each stage, element by element; None where it leaves them as they are."""
+        return [None for _ in self.widths]
+
     def features(self, theta: Tensor, x: Tensor) -> dict[str, Tensor]:
         """The numbers ``(n,)`` that a check looks at; those of the outputs that vary, if nothing else is known."""
         columns = enumerate(x.flatten(1).unbind(1))
@@ -90,14 +102,23 @@ class Plain(Preprocessing):
     Args:
         x_shape: the shape of one output.
         contexts: P.
+        permutations: of the numbers of an output, flat, that leave their distribution at any theta as it is (see
+            `symmetry.Symmetry`); their products do, too.
+
+    Raises:
+        UsageError: a permutation is none of those numbers.
     """
 
     KIND = "plain"
     logarithmic: Tensor
 
-    def __init__(self, x_shape: Sequence[int], contexts: int) -> None:
+    def __init__(self, x_shape: Sequence[int], contexts: int, *, permutations: Sequence[Sequence[int]] = ()) -> None:
         super().__init__(x_shape, contexts)
         self.columns = Columns(self.x_shape.numel())
+        self.permutations = [[int(i) for i in permutation] for permutation in permutations]
+        if any(len(permutation) != len(self.columns.kinds) for permutation in self.permutations):
+            raise UsageError(f"permutations: expected {len(self.columns.kinds)} numbers in each, as in an output")
+        self.group = Symmetry(self.permutations) if self.permutations else None
         self.register_buffer("logarithmic", torch.zeros(contexts, dtype=torch.bool))
 
     @property
@@ -105,9 +126,19 @@ class Plain(Preprocessing):
         """One stage."""
         return ((self.columns.varying, self.contexts),)
 
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """The group of the permutations."""
+        return self.group
+
+    @property
+    def stage_symmetries(self) -> list[Symmetry | None]:
+        """The group on the numbers that vary."""
+        return [None if self.group is None else self.group.restricted(self.columns.varies)]
+
     def fit(self, theta: Tensor, x: Tensor) -> "Plain":
         """Find the kinds of the numbers, and which parameters count by their logarithm."""
-        self.columns.fit(x.flatten(1))
+        fit_columns(self.columns, x.flatten(1), self.group)
         self.logarithmic.copy_((theta > 0).all(0) & (theta.amax(0) > _DECADE * theta.median(0).values))
         return self
 
@@ -124,5 +155,5 @@ class Plain(Preprocessing):
         return self.columns.decode(events[0]).reshape(-1, *self.x_shape)
 
     def describe(self) -> dict[str, Any]:
-        """Its kind."""
-        return {"kind": self.KIND}
+        """Its kind and its symmetry."""
+        return {"kind": self.KIND, **({"permutations": self.permutations} if self.permutations else {})}

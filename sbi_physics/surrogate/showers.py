@@ -22,6 +22,7 @@ from sbi_physics.models.columns import ColumnKind, Columns
 from sbi_physics.surrogate.conditional_scale import ConditionalScale
 from sbi_physics.surrogate.native.showers import decode_showers
 from sbi_physics.surrogate.preprocessing import Preprocessing
+from sbi_physics.surrogate.symmetry import Symmetry, fit_columns, shower_symmetry
 
 __all__ = ["Showers"]
 
@@ -39,16 +40,18 @@ class Showers(Preprocessing):
     Args:
         geometry: layers and voxels.
         threshold: smallest energy of a voxel that is read out, in the unit of the showers.
+        symmetries: whether the particle is on the axis of a detector that is the same in all directions, so that
+            showers do not change by rotation and mirror (`symmetry.shower_symmetry`).
 
     Raises:
-        UsageError: the threshold is not positive, or there is one layer only.
+        UsageError: the threshold is not positive, there is one layer only, or there are symmetries and no sectors.
     """
 
     KIND = "showers"
     reference: Tensor
     layer_of: Tensor
 
-    def __init__(self, geometry: VoxelGeometry, *, threshold: float = 1.0) -> None:
+    def __init__(self, geometry: VoxelGeometry, *, threshold: float = 1.0, symmetries: bool = False) -> None:
         if not (math.isfinite(threshold) and threshold > 0):
             raise UsageError(f"threshold: expected a positive energy, got {threshold!r}")
         layers = len(geometry.layers)
@@ -58,6 +61,7 @@ class Showers(Preprocessing):
         self.geometry, self.threshold = geometry, float(threshold)
         self.layers, self.voxels = Columns(layers), Columns(geometry.size)
         self.response = ConditionalScale()
+        self.group = shower_symmetry(geometry) if symmetries else None
         self.register_buffer("reference", torch.zeros((), dtype=torch.int64))
         index = torch.cat([torch.full((layer.size,), i) for i, layer in enumerate(geometry.layers)])
         self.register_buffer("layer_of", index, persistent=False)
@@ -67,6 +71,16 @@ class Showers(Preprocessing):
         """Two stages."""
         first = self.layers.varying
         return ((first, 1), (self.voxels.varying, 1 + first))
+
+    @property
+    def symmetry(self) -> Symmetry | None:
+        """Rotations and the mirror."""
+        return self.group
+
+    @property
+    def stage_symmetries(self) -> list[Symmetry | None]:
+        """Layers stay as they are; voxels that vary are moved."""
+        return [None, None if self.group is None else self.group.restricted(self.voxels.varies)]
 
     def fit(self, theta: Tensor, x: Tensor) -> "Showers":
         """Learn from incident energies ``(n, 1)`` and showers ``(n, voxels)``.
@@ -86,7 +100,7 @@ class Showers(Preprocessing):
         self.reference.copy_(self._layer_energies(x).mean(0).argmax())
         self.response.fit(theta[:, 0].log(), x.sum(1) / theta[:, 0])
         self.layers.fit(self._ratios(theta, x))
-        self.voxels.fit(x)
+        fit_columns(self.voxels, x, self.group)
         # Voxels of a ring are alike: not the smallest energy that each has seen, nor whether it was ever zero, counts.
         self.voxels.threshold.fill_(self.threshold)
         self.voxels.kinds[self.voxels.varies] = int(ColumnKind.ZEROS)
@@ -147,12 +161,13 @@ class Showers(Preprocessing):
         return {"groups": groups, "angles": angles, **_OPTIONS[model]}
 
     def describe(self) -> dict[str, Any]:
-        """Kind, geometry and threshold."""
+        """Kind, geometry, threshold and symmetries."""
         layers = [
             {"identifier": layer.identifier, "r_edges": list(layer.r_edges), "sectors": layer.sectors}
             for layer in self.geometry.layers
         ]
-        return {"kind": self.KIND, "layers": layers, "threshold": self.threshold}
+        found = {"kind": self.KIND, "layers": layers, "threshold": self.threshold}
+        return {**found, "symmetries": True} if self.group is not None else found
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> "Showers":
@@ -161,7 +176,8 @@ class Showers(Preprocessing):
             VoxelLayer(int(layer["identifier"]), tuple(map(float, layer["r_edges"])), int(layer["sectors"]))
             for layer in description["layers"]
         ]
-        return cls(VoxelGeometry(tuple(layers)), threshold=float(description["threshold"]))
+        symmetries = bool(description.get("symmetries", False))
+        return cls(VoxelGeometry(tuple(layers)), threshold=float(description["threshold"]), symmetries=symmetries)
 
     def _layer_energies(self, showers: Tensor) -> Tensor:
         return torch.stack([showers[:, part].sum(1) for part in self.geometry.layer_slices], 1)

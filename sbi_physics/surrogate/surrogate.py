@@ -9,6 +9,8 @@ A trained surrogate is itself a simulator: all that takes one takes it.
 """
 
 import copy
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +44,10 @@ __all__ = ["Surrogate"]
 
 _ROWS_AT_ONCE = 1 << 14
 
+_MOST_ROWS_AT_ONCE = 1 << 14
+_FEWEST_ROWS_AT_ONCE = 1 << 6
+_BYTES_AT_ONCE = 1 << 23
+
 
 class Surrogate:
     """p(x | theta), learned from pairs and sampled.
@@ -65,7 +71,6 @@ class Surrogate:
     """
 
     KIND: ClassVar[str] = "surrogate"
-    name = "surrogate"
 
     def __init__(
         self,
@@ -128,6 +133,22 @@ class Surrogate:
         """The shape of one output."""
         return torch.Size(self.architecture.x_shape)
 
+    @property
+    def name(self) -> str:
+        """Its model, and a checksum of what it has learned: a run of another surrogate is not taken up by mistake."""
+        if self._trained is None:
+            return self.KIND
+        digest = hashlib.sha256(json.dumps(self.architecture.to_dict(), sort_keys=True).encode())
+        for tensor in self.chain.state_dict().values():
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return f"{self.KIND}-{self.model}-{digest.hexdigest()[:12]}"
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many outputs are drawn at once: a power of two, so many that they fill 8 MB."""
+        fit = _BYTES_AT_ONCE // (4 * max(self.x_shape.numel(), 1))
+        return min(max(1 << fit.bit_length() - 1 if fit else 0, _FEWEST_ROWS_AT_ONCE), _MOST_ROWS_AT_ONCE)
+
     def fit(
         self,
         theta_or_store: Any,
@@ -139,6 +160,9 @@ class Surrogate:
         progress: bool = True,
     ) -> "Surrogate":
         """Train on pairs (theta, x); returns itself.
+
+        All pairs are in memory: at most MEMORY times what x takes in single precision, with the path of a file as with
+        a `Simulations` object that has not been read yet, and once more where x is already in memory.
 
         Args:
             theta_or_store: theta ``(N, P)``, a `Simulations` object or the path of its file.
@@ -177,9 +201,13 @@ class Surrogate:
             device=self.device,
             engine=self.engine,
         )
-        chain, records = fit_chain(architecture, preprocessing, pairs.theta, pairs.x, pairs.weights(weights), how)
+        events = preprocessing.encode(pairs.theta, pairs.x, seed=derive(seed, "noise"))
+        theta, weights = pairs.theta, pairs.weights(weights)
+        # What was read from a file goes: the events take as much memory again.
+        del pairs, x
+        chain, records = fit_chain(architecture, preprocessing, theta, events, weights, how)
         provenance = {
-            "simulations": len(pairs.theta),
+            "simulations": len(theta),
             "seed": seed,
             "seconds": time.monotonic() - began,
             "training": records,
@@ -280,11 +308,11 @@ class Surrogate:
     def __call__(self, theta: Tensor, *, seed: int) -> Tensor:
         """As `sample`, where theta is known to be inside the prior: so the surrogate is a `Simulator`."""
         check_seed(seed)
-        parts = [
-            self.chain.sample(part, seed=derive(seed, "rows", start)).cpu()
-            for start, part in zip(range(0, len(theta), _ROWS_AT_ONCE), theta.split(_ROWS_AT_ONCE), strict=True)
-        ]
-        x = torch.cat(parts)
+        size = self.rows_at_once
+        x = torch.empty(len(theta), *self.x_shape)
+        for start in range(0, len(theta), size):
+            part = slice(start, start + size)
+            x[part] = self.chain.sample(theta[part], seed=derive(seed, "rows", start))
         if not bool(torch.isfinite(x).all()):
             raise NonFiniteError("sample: the surrogate gave NaN or infinity; it has not learned the simulator")
         return x

@@ -1,7 +1,7 @@
 """Train a generative adversarial network, and watch that it does not collapse."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.diagnostics.fidelity import kernel_distance, neighbour_coverage, spread_ratio
 from sbi_physics.models.gan import GenerativeAdversarialNetwork
 from sbi_physics.train.adversarial_config import AdversarialConfig, AdversarialRecord
-from sbi_physics.train.adversarial_loop import Fidelity, Game, play
+from sbi_physics.train.adversarial_loop import Batch, Fidelity, Game, play
 from sbi_physics.train.split import Split, split_events
 
 __all__ = ["held_out", "train_adversarial", "with_contexts"]
@@ -26,6 +26,7 @@ def train_adversarial(
     data: Sequence[Tensor],
     *,
     weights: Tensor | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
     config: AdversarialConfig | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -38,6 +39,7 @@ def train_adversarial(
         model: on the device where the work is to be done.
         data: encoded events ``(N, D)`` and, if conditional, scaled contexts ``(N, *context_shape)``.
         weights: ``(N,)`` weights of the events, with a positive sum; negative ones may be among them.
+        augment: of the events of a batch, as `train.loop.train` takes it.
         config: settings.
         seed: of the split, the shuffles and the noise.
         checkpoint: a file that is written as training goes and from which an interrupted run goes on exactly.
@@ -59,12 +61,17 @@ def train_adversarial(
         raise UsageError(f"data: expected {wanted}, got {len(data)} tensors")
     split = split_events(data, weights, config, seed, model.device)
     tensors, held_out_weights = held_out(split, config.validation_rows)
+
+    def shown(batch: Batch) -> list[Tensor]:
+        events, *contexts = batch.tensors
+        return batch.tensors if augment is None else [augment(events), *contexts]
+
     game = Game(
         model,
         model.generator_part,
         model.critic_part,
-        lambda batches: model.generator_loss(batches[0].weights, *batches[0].tensors),
-        lambda batches: model.critic_loss(batches[0].weights, *batches[0].tensors),
+        lambda batches: model.generator_loss(batches[0].weights, *shown(batches[0])),
+        lambda batches: model.critic_loss(batches[0].weights, *shown(batches[0])),
         lambda: _fidelity(model, tensors, held_out_weights),
     )
     return play(game, [split], config, seed=seed, checkpoint=checkpoint, progress=progress, description=description)

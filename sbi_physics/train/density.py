@@ -7,6 +7,7 @@ and fast geometric ensembles: Huang et al. 2017, arXiv:1704.00109; Garipov et al
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def train_density(
     data: list[Tensor],
     *,
     weights: Tensor | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
     validation: list[Tensor] | None = None,
     config: TrainConfig | None = None,
     seed: int = 0,
@@ -54,6 +56,7 @@ def train_density(
             was still improving, the rate falls as a cosine, whatever the schedule.
         data: encoded events ``(N, D)`` and, if conditional, scaled contexts ``(N, *context_shape)``.
         weights: ``(N,)``, as `train.loop.train` takes them; so for the rest.
+        augment: of the events of a batch; a kernel density estimate, which sees no batches, goes without.
         validation: encoded events and scaled contexts to validate on; None holds a share of `data` out.
         config: settings.
         seed: of the split, the shuffles and the dropout.
@@ -68,7 +71,7 @@ def train_density(
     if isinstance(density, KernelDensity):
         return _kept(density, data, weights, validation, config, seed)
     settings: dict[str, Any] = {"gradient": density.add_gradient, "graphed": density.graphable}
-    settings |= {"weights": weights, "validation": validation, "seed": seed, "progress": progress}
+    settings |= {"weights": weights, "augment": augment, "validation": validation, "seed": seed, "progress": progress}
     ensemble = density.flow if isinstance(density, FlowDensity) else None
     if not isinstance(ensemble, FlowEnsemble):
         settings |= {"config": config, "checkpoint": checkpoint, "description": description}

@@ -1,6 +1,6 @@
 """Train an energy-based model: the one loop, with the gradient of contrastive divergence and chains beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ def train_energy(
     *,
     chains: int = 4096,
     weights: Tensor | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
     config: TrainConfig | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -40,6 +41,7 @@ def train_energy(
         data: encoded events ``(N, D)`` and, if conditional, scaled contexts ``(N, *context_shape)``.
         chains: in the replay buffer.
         weights: ``(N,)`` weights of the events, with a positive sum; negative ones may be among them.
+        augment: of the events of a batch, as `train.loop.train` takes it.
         config: settings; None for `ENERGY_SETTINGS`.
         seed: of the split, the shuffles and the chains.
         checkpoint: a file that is written as training goes and from which an interrupted run goes on exactly.
@@ -70,6 +72,7 @@ def train_energy(
             data,
             gradient=model.add_gradient,
             weights=weights,
+            augment=augment,
             config=config or ENERGY_SETTINGS,
             seed=seed,
             checkpoint=checkpoint,

@@ -56,6 +56,7 @@ def train(
     copies: int = 1,
     steps_before: int = 0,
     weights: Tensor | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
     validation: Sequence[Tensor] | None = None,
     config: TrainConfig | None = None,
     seed: int = 0,
@@ -78,6 +79,8 @@ def train(
         steps_before: steps of an earlier training that the model comes from; the running average of the weights goes
             on from there, where that of a new model soon forgets how it began.
         weights: ``(N,)`` weights of the events, with a positive sum.
+        augment: ``augment(batch)`` gives events ``(n, ...)`` in place of those of a training batch, the first tensor,
+            on the current random stream: the same events in another position, say.
         validation: tensors like `data` to validate on; None holds a share of `data` out.
         config: settings.
         seed: of the split, the shuffles and the dropout.
@@ -110,7 +113,8 @@ def train(
         state.record.batch_size = config.batch_for(state.record.events)
         if path and path.exists():
             state.resume(path, identity)
-        step = Step(state, gradient or _differentiate(loss), split, config, processes, copies=copies, graphed=graphed)
+        gradient = _augmented(gradient or _differentiate(loss), augment)
+        step = Step(state, gradient, split, config, processes, copies=copies, graphed=graphed)
         run = _Run(state, loss, step, split, config, processes, seed, copies, steps_before)
         first = processes.rank == 0
         with progress_bar(config.epochs, description, enabled=progress and first) as advance:
@@ -192,6 +196,13 @@ def _differentiate(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return each.detach()
 
     return gradient
+
+
+def _augmented(gradient: Callable[..., Tensor], augment: Callable[[Tensor], Tensor] | None) -> Callable[..., Tensor]:
+    """A gradient on events that are given anew each time."""
+    if augment is None:
+        return gradient
+    return lambda weights, events, *others: gradient(weights, augment(events), *others)
 
 
 def _each(loss: Callable[..., Tensor], batch: list[Tensor]) -> Tensor:

@@ -105,7 +105,11 @@ def training_pairs(
         what = "simulations" if good == len(success) else "simulations that succeeded"
         raise ShapeError(f"{label}: expected at least {_MINIMUM_PAIRS} {what}, got {good} of {len(success)}")
     parameters.check_within(theta, label)
-    return TrainingPairs(theta[success], values[success].to(torch.float32), theta, success)
+    if good < len(success):
+        # Not where all succeeded: x may be most of what fits in memory.
+        theta, values, attempted = theta[success], values[success], theta
+        return TrainingPairs(theta, values.to(torch.float32), attempted, success)
+    return TrainingPairs(theta, values.to(torch.float32), theta, success)
 
 
 def _of_store(store: Simulations, parameters: Parameters, x: Any, where: str) -> tuple[Tensor, Any, Tensor]:
@@ -117,7 +121,8 @@ def _of_store(store: Simulations, parameters: Parameters, x: Any, where: str) ->
             f"{where}the simulations are of the parameters {', '.join(store.parameters.names)}; "
             f"expected {', '.join(parameters.names)}"
         )
-    return store.theta, store.x, store.ok | (store.status == int(Status.NONFINITE))
+    read = store.unkept()
+    return read.theta, read.x, read.ok | (read.status == int(Status.NONFINITE))
 
 
 def observables(x: Any, encoder: EncoderChoice, where: str) -> Tensor:

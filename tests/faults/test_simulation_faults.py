@@ -133,7 +133,7 @@ def test_whatever_a_kill_leaves_is_taken_up(left, user, run, digest, tmp_path, m
 
 
 def test_another_run_in_the_folder_is_refused(user, run, tmp_path, monkeypatch):
-    def cut_short(self):
+    def cut_short(self, advance):
         raise KeyboardInterrupt
 
     out = tmp_path / "x.h5"
