@@ -64,4 +64,5 @@ class ConditionalScale(nn.Module):
     def _nearness(self, u: Tensor) -> Tensor:
         """The weights ``(n, knots)`` of linear interpolation; beyond the ends those of the ends."""
         place = ((u - self.ends[0]) / (self.ends[1] - self.ends[0])).clamp(0, 1) * (_KNOTS - 1)
-        return (1 - (place.unsqueeze(-1) - torch.arange(_KNOTS, device=u.device)).abs()).clamp(min=0)
+        near = (1 - (place.unsqueeze(-1) - torch.arange(_KNOTS, device=u.device)).abs()).clamp(min=0)
+        return near.to(self.mean.dtype)
