@@ -99,7 +99,7 @@ class SmoothGalaxy:
 
     @torch.no_grad()
     def log_prob(self, phase_space: Tensor, conditions: Tensor | None) -> Tensor:
-        """Log-density in phase space at ``(n, 6)`` given conditions ``(n, C)``, or one row for all: float64 ``(n,)``."""
+        """Log-density in phase space at ``(n, 6)`` given conditions ``(n, C)`` or one row of them: float64 ``(n,)``."""
         parts = []
         for start in range(0, len(phase_space), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)

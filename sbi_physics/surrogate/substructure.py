@@ -37,6 +37,7 @@ _PENALTY = 13.5
 _FIRST_SHARE = 0.5
 _MOST_AT_FIRST = 0.2
 _ITERATIONS = 400
+_LEAST_HELD = 1e-3
 _TOLERANCE = 1e-6
 _VANISHING = 8
 _NARROWEST = 0.2
@@ -145,7 +146,7 @@ class _Fit:
     """
 
     def __init__(self, events: Tensor, log_background: Tensor, groups: Tensor) -> None:
-        self._log_background = log_background
+        self._log_background, self._sparse = log_background, False
         self._moments = _second_order(events)
         self.means = groups.mean(1)
         offsets = groups - self.means.unsqueeze(1)
@@ -160,11 +161,12 @@ class _Fit:
     def run(self) -> None:
         """Iterate until nothing is gained and no Gaussian vanishes."""
         for _ in range(_ITERATIONS):
-            before, kinds = self._value, len(self.means)
+            before, kinds, sparse = self._value, len(self.means), self._sparse
             self._drop()
             self._maximise()
             self.memberships, self._value = self._expect()
-            if not len(self.means) or (len(self.means) == kinds and self._value - before < _TOLERANCE):
+            settled = sparse and len(self.means) == kinds and abs(self._value - before) < _TOLERANCE
+            if settled or not len(self.means):
                 return
 
     def _expect(self) -> tuple[Tensor, float]:
@@ -179,8 +181,9 @@ class _Fit:
         held = self.memberships[:, 1:].sum(0)
         weak = torch.nonzero(held <= _PENALTY)[:, 0]
         if not len(weak):
+            self._sparse = True
             return
-        gone = weak[held[weak].argsort()[: max(1, len(weak) // _VANISHING)]]
+        gone = weak[held[weak].argsort()[: 1 if self._sparse else max(1, len(weak) // _VANISHING)]]
         kept = torch.ones(len(held), dtype=torch.bool)
         kept[gone] = False
         self.means, self.covariances, self._shares = self.means[kept], self.covariances[kept], self._shares[kept]
@@ -188,10 +191,12 @@ class _Fit:
 
     def _maximise(self) -> None:
         held = self.memberships[:, 1:].sum(0)
-        penalised = (held - _PENALTY).clamp(min=1e-3)
+        # Where Gaussians share the same particles, all together would vanish: the penalty counts once they are few.
+        penalised = held - _PENALTY if self._sparse else held
+        penalised = penalised.clamp(min=_LEAST_HELD)
         self._shares = penalised / (penalised.sum() + self.memberships[:, 0].sum())
         sums = self.memberships[:, 1:].T @ self._moments
-        held = held.clamp(min=1e-6)
+        held = held.clamp(min=_LEAST_HELD)
         self.means = sums[:, 1 : 1 + _DIMS] / held.unsqueeze(-1)
         rows, columns = torch.tril_indices(_DIMS, _DIMS)
         square = sums.new_zeros(len(sums), _DIMS, _DIMS)
