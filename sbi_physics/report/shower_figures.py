@@ -101,15 +101,13 @@ def _layer(axis: Axes, layer: VoxelLayer, values: np.ndarray[Any, Any], mapped: 
     arcs = math.ceil(_ARCS / layer.sectors)
     angles = np.linspace(-math.pi, math.pi, layer.sectors * arcs + 1)
     rings = np.arange(layer.rings + 1) / layer.rings
-    colours = mapped.get_cmap().copy()
-    colours.set_bad(_GREY)
     shown = np.ma.masked_invalid(np.where(values > 0, values, np.nan)).reshape(layer.sectors, layer.rings)
     axis.pcolormesh(
         np.outer(np.cos(angles), rings),
         np.outer(np.sin(angles), rings),
         shown.repeat(arcs, axis=0),
         norm=mapped.norm,
-        cmap=colours,
+        cmap=mapped.get_cmap().with_extremes(bad=_GREY),
         edgecolors="face",
         linewidth=0.2,
         rasterized=True,

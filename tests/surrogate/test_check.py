@@ -91,18 +91,21 @@ def test_a_lost_mode_is_noticed():
 
 
 def test_a_lost_dependence_is_noticed_by_the_correlations():
-    """The shares of another event, at the energies of these."""
+    """The first cells of other events: each cell alone is as it should be."""
 
     def shuffled(theta, *, seed):
         x = Cells()(theta, seed=seed)
-        return x.sum(1, keepdim=True) * torch.stack([
-            column[torch.randperm(len(x), generator=torch.Generator().manual_seed(i))]
-            for i, column in enumerate((x / x.sum(1, keepdim=True)).T)
-        ], 1)  # fmt: skip
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed % 2**63))
+        x[:, 0] = (x[:, 0] / theta[:, 0])[order] * theta[:, 0]
+        return x
 
-    report = check(shuffled)
+    report = check(
+        shuffled, energy=None, features=lambda theta, x: {"first": x[:, 0] / theta[:, 0], "last": x[:, 2] / theta[:, 0]}
+    )
     assert "correlations" in report.failed
-    assert set(report.correlations.worst[:2]) == {"first share", "last share"}
+    assert "histograms" not in report.failed
+    assert set(report.correlations.worst[:2]) == {"first", "last"}
+    assert "most first and last" in report.verdicts["correlations"]
 
 
 def test_signed_weights_stand_for_another_density():
