@@ -30,5 +30,6 @@ from .sampling.mcmc import mcmc as mcmc
 from .simulation.run import simulate as simulate
 from .store.simulations import Simulations as Simulations
 from .surrogate.surrogate import Surrogate as Surrogate
+from .surrogate.upsampling import Upsampler as Upsampler
 
 __version__: str
