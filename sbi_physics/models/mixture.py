@@ -68,7 +68,7 @@ class Components(NamedTuple):
         return self.means[rows, chosen] + step.squeeze(-1)
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """The events ``(n, D)`` that standard normal noise ``(n, D + 1)`` stands for; the last one says the component."""
+        """The events ``(n, D)`` that standard normal noise ``(n, D + 1)`` stands for; the last says the component."""
         white, n, dims = noise[:, :-1], noise.shape[0], self.means.shape[-1]
         chosen = (uniform(noise[:, -1:]) > self.logits.softmax(-1).cumsum(-1)[:, :-1]).sum(-1).reshape(n, 1, 1)
         place = chosen.expand(n, 1, dims)
