@@ -289,8 +289,6 @@ class _Recurrent(_Network):
         inputs = torch.stack([before, place.expand(n, length)], -1)
         if summary is not None:
             inputs = torch.cat([inputs, summary.unsqueeze(1).expand(n, length, -1)], -1)
-        if torch.compiler.is_compiling():
-            return self.stack(inputs, state)
         with warnings.catch_warnings():
             # Training lays all weights of a model side by side, not in the order that cuDNN would like best.
             warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk of memory")

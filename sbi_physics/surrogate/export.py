@@ -78,7 +78,7 @@ def export_onnx(surrogate: "Surrogate", path: str | Path) -> None:
     """Write a trained surrogate as a function of theta and noise to an ONNX file.
 
     Args:
-        surrogate: trained; of any model but ``"energy"`` and ``"kernel"``.
+        surrogate: trained; of any model but ``"energy"``, ``"kernel"`` and ``"recurrent"``.
         path: the file.
 
     Raises:
@@ -143,6 +143,8 @@ def compare_onnx(surrogate: "Surrogate", path: str | Path, *, n: int = 1000, see
 
 def _prepared(chain: ModelChain) -> ModelChain:
     """A copy of operations that ONNX has, on the CPU."""
+    if any(isinstance(module, nn.RNNBase) for module in chain.modules()):
+        raise UsageError("export: torch exports no recurrent network inside a loop; expected another model, as 'made'")
     chain = copy.deepcopy(chain).cpu().eval()
     for model in chain.stages:
         if isinstance(model, FlowDensity):

@@ -197,11 +197,18 @@ def test_noise_stands_for_what_is_sampled(quick):
     assert abs(float(one.std() / other.std()) - 1) < 0.05
 
 
-@pytest.mark.parametrize("model", ["energy", "kernel"])
-def test_what_draws_in_another_way_is_refused(model, tmp_path):
-    surrogate = sp.Surrogate(model, device="cpu", **({"config": {"epochs": 1}, **SMALL} if model == "energy" else {}))
-    surrogate.fit(*readings(200), seed=1, progress=False)
-    with pytest.raises(sp.UsageError, match="does not draw from a fixed number of normal numbers"):
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("energy", SMALL, "EnergyModel does not draw from a fixed number of normal numbers"),
+        ("kernel", {}, "KernelDensity does not draw from a fixed number of normal numbers"),
+        ("recurrent", SMALL, "no recurrent network"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(model, options, message, tmp_path):
+    config = {} if model == "kernel" else {"epochs": 1}
+    surrogate = sp.Surrogate(model, device="cpu", config=config, **options).fit(*readings(200), seed=1, progress=False)
+    with pytest.raises(sp.UsageError, match=message):
         surrogate.export(tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
