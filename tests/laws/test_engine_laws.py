@@ -14,8 +14,8 @@ from sbi_physics.core.errors import NonFiniteError, UsageError
 from sbi_physics.models.flows import engines
 from sbi_physics.models.flows.build import build_flow
 from sbi_physics.models.flows.density import FlowDensity
-from sbi_physics.models.native import compiler
 from sbi_physics.models.flows.native.engine import native_flow
+from sbi_physics.models.native import compiler
 
 SMALL = {"transforms": 3, "hidden_features": 20, "blocks": 1, "bins": 5}
 # In nats for each dimension beside 1e-6 of the value, and relative to the largest gradient: what rounding to single

@@ -74,7 +74,9 @@ def test_empty_layers_are_among_them(fitted):
     wanted = fitted.energies(energy, events[0])
     assert int(((before == 0) & (wanted > 0)).sum()) > 100
     events[1][:5] = -3.0
-    torch.testing.assert_close(natively(fitted, energy, events)[:5], fitted.decode(energy, events)[:5], rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        natively(fitted, energy, events)[:5], fitted.decode(energy, events)[:5], rtol=1e-5, atol=0
+    )
 
 
 @torch.no_grad()
@@ -92,7 +94,6 @@ def test_what_native_code_does_not_know_is_left_to_pytorch(fitted):
     energy, events = events_of(fitted, 20)
     assert natively(fitted, energy, events) is None
     with torch.no_grad():
-        assert natively(fitted, energy.double(), [each.double() for each in events]) is None
         kinds = fitted.voxels.kinds.clone()
         fitted.voxels.kinds[0] = int(ColumnKind.REAL)
         assert natively(fitted, energy, events) is None

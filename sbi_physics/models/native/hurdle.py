@@ -48,7 +48,14 @@ class _Call(ctypes.Structure):
 
 
 def draw_hurdles(raw: Tensor, noise: Tensor, tables: HurdleTables, components: int) -> Tensor | None:
-    """The numbers ``(n, D)`` of raw ``(n, 1 + 3 K + 2 W, G)`` and noise ``(n, 2 D)``; None where PyTorch has to do it."""
+    """The numbers ``(n, D)``; None where PyTorch has to draw them.
+
+    Args:
+        raw: what the network gave, ``(n, 1 + 3 K + 2 W, G)``.
+        noise: standard normal ``(n, 2 D)``.
+        tables: what is the same for all rows.
+        components: K.
+    """
     if not runs_natively(raw, noise, tables.edges) or components > _MOST_COMPONENTS:
         return None
     library = load_library(_SOURCE, (("COMPONENTS", str(components)), ("WAVES", str(len(tables.waves)))))

@@ -24,7 +24,10 @@ class _Call(ctypes.Structure):
     _fields_ = (
         ("shared", Rows),
         *((name, ctypes.c_ssize_t) for name in ("layers", "voxels", "events_stride")),
-        *((name, ctypes.c_void_p) for name in ("events", "wanted", "ends", "columns", "constant", "thresholds", "caps")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("events", "wanted", "ends", "columns", "constant", "thresholds", "caps")
+        ),
         ("showers", ctypes.c_void_p),
         ("threshold", ctypes.c_double),
     )

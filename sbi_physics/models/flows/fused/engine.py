@@ -18,8 +18,8 @@ from torch import Tensor
 from sbi_physics.core.errors import ShapeError
 from sbi_physics.models.flows.fused.packing import Packed, Packing
 from sbi_physics.models.flows.fused.passes import Plan, Precision, run, to_noise
-from sbi_physics.models.native.compiler import find_compiler
 from sbi_physics.models.flows.native.engine import shape_of
+from sbi_physics.models.native.compiler import find_compiler
 
 __all__ = ["FusedFlow", "Precision", "fused_flow"]
 
