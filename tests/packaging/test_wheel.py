@@ -41,6 +41,8 @@ def test_the_wheel_holds_both_packages_and_the_data(wheel):
     for name in (
         *("sbi_physics/__init__.pyi", "sbi_physics/py.typed", "simulators/two_moons.py"),
         "sbi_physics/models/flows/native/coupling.c",
+        *(f"sbi_physics/models/native/{name}" for name in ("hurdle.c", "lanes.h", "rows.h")),
+        "sbi_physics/surrogate/native/showers.c",
         *("sbi_physics/_data/registry.toml", "sbi_physics/_data/radial_velocity/epic203771098.csv"),
     ):
         assert name in names

@@ -94,7 +94,6 @@ def test_what_native_code_does_not_know_is_left_to_pytorch(fitted):
     energy, events = events_of(fitted, 20)
     assert natively(fitted, energy, events) is None
     with torch.no_grad():
-        assert natively(fitted, energy.double(), [each.double() for each in events]) is None
         kinds = fitted.voxels.kinds.clone()
         fitted.voxels.kinds[0] = int(ColumnKind.REAL)
         assert natively(fitted, energy, events) is None
