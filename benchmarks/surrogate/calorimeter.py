@@ -38,7 +38,7 @@ _SMALL = 50_000
 # Showers to train on, None for all, and settings of the training.
 MODELS: dict[str, tuple[int | None, dict[str, Any]]] = {
     "vae": (None, {"epochs": 10, "batch_size": 512, "max_seconds": 1800}),
-    "gan": (None, {"epochs": 30, "batch_size": 256, "max_seconds": 1800}),
+    "gan": (None, {"epochs": 12, "batch_size": 256, "max_seconds": 1800}),
     "flow": (_SMALL, {"epochs": 10, "max_seconds": 300}),
     "diffusion": (_SMALL, {"epochs": 30, "max_seconds": 300}),
     "autoregressive": (_SMALL, {"epochs": 15, "max_seconds": 300}),

@@ -34,7 +34,9 @@ __all__ = ["Training", "fit_chain", "settings_for", "train_stage"]
 # The rest of the settings is chosen for the model of the last stage.
 _OF_ALL_STAGES = ("precision", "validation_fraction", "max_seconds", "checkpoint_seconds")
 
+# A generator of hurdles knows the laws of the single numbers before the game begins, and should not forget them.
 _START = TrainConfig(epochs=4, batch_size=512)
+_AFTER_START = AdversarialConfig(generator_rate=5e-4, critic_rate=1e-3)
 _ROWS_AT_ONCE = 1 << 14
 
 Settings = TypeVar("Settings", TrainConfig, AdversarialConfig)
@@ -187,7 +189,7 @@ def settings_for(model: ConditionalGenerator, name: str, chosen: Mapping[str, An
         UsageError: there is no such setting, or it has a value that it does not take.
     """
     if isinstance(model, GenerativeAdversarialNetwork):
-        return _settings(AdversarialConfig(), chosen)
+        return _settings(_AFTER_START if model.has_laws else AdversarialConfig(), chosen)
     if isinstance(model, EnergyModel):
         return _settings(ENERGY_SETTINGS, chosen)
     if isinstance(model, ConsistencyModel):
