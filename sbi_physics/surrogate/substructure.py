@@ -32,6 +32,7 @@ _DIMS = 6
 _METRICS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _LOG_UNIT_BALL = math.log(math.pi**3 / 6)
 _CONTRAST = 2.0
+_MOST_SEEDS = 500
 _PRIOR_PARTICLES = 4.0
 _PENALTY = 13.5
 _FIRST_SHARE = 0.5
@@ -100,11 +101,17 @@ def find_substructure(
     if not len(found):
         nothing = events.new_zeros(0, _DIMS)
         return Substructure(nothing, nothing.new_zeros(0, _DIMS, _DIMS), torch.ones_like(log_b).unsqueeze(-1))
-    fitted = _Fit(events, log_b, events[torch.cat([found.unsqueeze(-1), near[found]], 1)])
+    groups = torch.cat([found.unsqueeze(-1), near[found]], 1)
+    # Where there is no contrast at all the background has everything, which most particles are spared to work out.
+    dense = log_density > log_b
+    dense[groups.flatten()] = True
+    fitted = _Fit(events[dense], log_b[dense], events[groups], others=int((~dense).sum()))
     fitted.run()
-    return Substructure(
-        fitted.means * scale, torch.linalg.cholesky(fitted.covariances) * scale.unsqueeze(-1), fitted.memberships
-    )
+    memberships = events.new_zeros(len(events), len(fitted.means) + 1)
+    memberships[:, 0] = 1.0
+    memberships[dense] = fitted.memberships
+    factors = torch.linalg.cholesky(fitted.covariances) * scale.unsqueeze(-1)
+    return Substructure(fitted.means * scale, factors, memberships)
 
 
 def _densities(events: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -124,11 +131,11 @@ def _densities(events: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _seeds(contrast: Tensor, near: Tensor) -> Tensor:
-    """The particles of high contrast, the highest first, none of which is a neighbour of one before it."""
+    """The particles of high contrast, the highest first, none of which is a neighbour of one before it, ``(K,)``."""
     taken = torch.zeros(len(contrast), dtype=torch.bool)
-    seeds = []
+    seeds: list[int] = []
     for i in contrast.argsort(descending=True).tolist():
-        if float(contrast[i]) < _CONTRAST:
+        if float(contrast[i]) < _CONTRAST or len(seeds) == _MOST_SEEDS:
             break
         if not taken[i]:
             seeds.append(i)
@@ -143,10 +150,11 @@ class _Fit:
         events: ``(n, 6)``.
         log_background: ``(n,)``.
         groups: the particles that found the Gaussians, ``(K, k + 1, 6)``.
+        others: the number of further particles, all of the background.
     """
 
-    def __init__(self, events: Tensor, log_background: Tensor, groups: Tensor) -> None:
-        self._log_background, self._sparse = log_background, False
+    def __init__(self, events: Tensor, log_background: Tensor, groups: Tensor, others: int) -> None:
+        self._log_background, self._others, self._sparse = log_background, others, False
         self._moments = _second_order(events)
         self.means = groups.mean(1)
         offsets = groups - self.means.unsqueeze(1)
@@ -154,7 +162,7 @@ class _Fit:
         spreads = _axis_variances(raw)
         self._narrowest = torch.quantile(spreads[..., 0], _NARROWEST, dim=0)
         self.covariances = self._shrunk(raw, torch.full((len(groups),), float(groups.shape[1])).to(raw))
-        first = _FIRST_SHARE * groups.shape[1] / len(events)
+        first = _FIRST_SHARE * groups.shape[1] / (len(events) + others)
         self._shares = torch.full((len(groups),), min(first, _MOST_AT_FIRST / len(groups))).to(raw)
         self.memberships, self._value = self._expect()
 
@@ -174,7 +182,8 @@ class _Fit:
         log_shares = torch.log(torch.cat([1 - self._shares.sum(0, keepdim=True), self._shares]))
         log_joint = torch.cat([self._log_background.unsqueeze(-1), self._log_densities()], 1) + log_shares
         log_density = log_joint.logsumexp(-1)
-        return torch.exp(log_joint - log_density.unsqueeze(-1)), float(log_density.mean())
+        total = log_density.sum() + self._others * log_shares[0]
+        return torch.exp(log_joint - log_density.unsqueeze(-1)), float(total) / (len(log_joint) + self._others)
 
     def _drop(self) -> None:
         """Let the weakest of the Gaussians vanish that hold too little, some at a time: the others take over."""
@@ -194,7 +203,7 @@ class _Fit:
         # Where Gaussians share the same particles, all together would vanish: the penalty counts once they are few.
         penalised = held - _PENALTY if self._sparse else held
         penalised = penalised.clamp(min=_LEAST_HELD)
-        self._shares = penalised / (penalised.sum() + self.memberships[:, 0].sum())
+        self._shares = penalised / (penalised.sum() + self.memberships[:, 0].sum() + self._others)
         sums = self.memberships[:, 1:].T @ self._moments
         held = held.clamp(min=_LEAST_HELD)
         self.means = sums[:, 1 : 1 + _DIMS] / held.unsqueeze(-1)

@@ -39,7 +39,7 @@ __all__ = ["UpsampledStars", "Upsampler"]
 _FEWEST = 200
 # Of the mixture that stands in for the smooth galaxy while substructure is looked for.
 _SKETCH_COMPONENTS, _PARTICLES_PER_COMPONENT = 16, 200
-_SKETCH = {"iterations": 150, "tolerance": 2e-5}
+_SKETCH: dict[str, Any] = {"iterations": 150, "tolerance": 2e-5}
 _ROWS_AT_ONCE = 1 << 16
 
 

@@ -25,7 +25,7 @@ from sbi_physics.train.loop import train
 __all__ = ["CONSISTENCY_SETTINGS", "distill_consistency", "train_consistency"]
 
 CONSISTENCY_SETTINGS = TrainConfig(epochs=60, batch_size=512, learning_rate=5e-3, ema=0.995)
-_FEWEST_SOLUTIONS = 1 << 16
+_FEWEST_SOLUTIONS = 1 << 15
 _ROWS_AT_ONCE = 1 << 13
 
 

@@ -25,6 +25,18 @@ def test_from_simulations_to_more_of_them(folder, result, tmp_path):
     assert torch.equal(theta, sp.Simulations.open(folder / "moons.h5").theta[:50])
 
 
+def test_a_student(folder, result, program, tmp_path):
+    teacher, student = tmp_path / "t.st", tmp_path / "s.st"
+    result("surrogate", "fit", folder / "moons.h5", "-o", teacher, *FIT)
+    distill = ["surrogate", "distill", teacher, "-o", student, "--events", 200, "--epochs", 2]
+    found = result(*distill, "--model", "vae", "--seed", 3)
+    assert set(found) == {"path", "model", "teacher", "events", "seconds", "epochs"}
+    assert (found["model"], found["teacher"], found["events"], found["epochs"]) == ("vae", "mixture", 200, [2])
+    assert isinstance(sp.load(student, device="cpu"), sp.Surrogate)
+    status, _, err = program(*distill, "--model", "vae", "--steps", 2)
+    assert (status, "option of the generator 'vae'" in err) == (2, True)
+
+
 def test_from_showers_to_showers(result, tmp_path):
     generator = torch.Generator().manual_seed(0)
     energies = 1000 * torch.exp(3 * torch.rand(300, 1, generator=generator))

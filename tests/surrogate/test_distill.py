@@ -40,14 +40,14 @@ def data():
 
 @pytest.fixture(scope="module")
 def teacher(data):
-    return sp.Surrogate("diffusion", **SIZE, config={"epochs": 40, "batch_size": 256}).fit(
+    return sp.Surrogate("diffusion", **SIZE, config={"epochs": 25, "batch_size": 256}).fit(
         *data, seed=2, progress=False
     )
 
 
 @pytest.fixture(scope="module")
 def student(teacher):
-    return teacher.distill(events=12_000, config={"epochs": 15, "batch_size": 256}, seed=3, progress=False)
+    return teacher.distill(events=8000, config={"epochs": 12, "batch_size": 256}, seed=3, progress=False)
 
 
 def told_apart(real, generated, theta):
@@ -56,14 +56,14 @@ def told_apart(real, generated, theta):
 
 
 def test_the_student_draws_as_its_teacher_and_one_step_of_the_teacher_does_not(teacher, student):
-    theta = teacher.parameters.sample(4000, seed=4)
+    theta = teacher.parameters.sample(2500, seed=4)
     real = teacher.sample(theta, seed=5)
     assert not told_apart(real, student.sample(theta, seed=6), theta)
     assert told_apart(real, teacher.with_sampling_steps(1).sample(theta, seed=6), theta)
 
 
 def test_twelve_evaluations_draw_as_all_and_two_do_not(teacher):
-    theta = teacher.parameters.sample(4000, seed=4)
+    theta = teacher.parameters.sample(2500, seed=4)
     real = teacher.sample(theta, seed=5)
     twelve = teacher.with_sampling_steps(12)
     assert twelve.architecture.options["sampling_steps"] == 12
@@ -106,7 +106,7 @@ def test_the_teacher_stays_as_it_is_and_the_student_repeats_itself(teacher):
 def test_a_coupling_flow_learns_the_density_of_an_autoregressive_one(data):
     teacher = sp.Surrogate("maf", transforms=3, hidden_features=32, config={"epochs": 8}).fit(*data, progress=False)
     settings = {
-        "events": 12_000,
+        "events": 6000,
         "theta": data[0],
         "seed": 1,
         "progress": False,
@@ -130,7 +130,7 @@ def test_a_coupling_flow_learns_the_density_of_an_autoregressive_one(data):
 def test_any_model_may_be_the_student_of_any(model, data):
     teacher = sp.Surrogate("mixture", components=2, hidden_features=8, blocks=1, config={"epochs": 1})
     student = teacher.fit(*data, progress=False).distill(
-        model, events=300, config={"epochs": 1}, hidden_features=8, blocks=1, progress=False
+        model, events=400, config={"epochs": 1}, hidden_features=8, blocks=1, progress=False
     )
     assert student.sample(torch.zeros(5, 1), seed=0).shape == (5, 3)
 
