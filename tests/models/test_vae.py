@@ -210,7 +210,7 @@ def test_the_importance_estimate_takes_batches_and_a_support():
         ({"latent": 0}, "latent: expected an integer of at least 1"),
         ({"latent": ()}, "latent: expected at least one level"),
         ({"decoder": "poisson"}, "decoder: expected one of"),
-        ({"prior": "vamp"}, "prior: expected one of"),
+        ({"latent_prior": "vamp"}, "prior: expected one of"),
         ({"noise": 0.1}, "noise: expected None"),
         ({"noise": 0.0, "decoder": "gaussian"}, "noise: expected a number from"),
         ({"beta": -1.0}, "beta: expected a finite number of at least 0"),
