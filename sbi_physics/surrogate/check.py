@@ -151,7 +151,9 @@ def check_surrogate(
         manifold=_or_why(tests.manifold, "modes", left_out),
         response=_response(energy or _default_energy(geometry), tests, left_out),
         timings=tuple(time_events(generator, sets.generated.theta, batch) for batch in sizes),
-        simulator_timing=largest_batch(simulator, sets.generated.theta, sizes) if simulator and sizes else None,
+        simulator_timing=None
+        if simulator is None or not sizes
+        else largest_batch(simulator, sets.generated.theta, sizes),
         left_out=left_out,
         level=level,
         compared=tests.compared(geometry, getattr(generator, "parameters", None)),
