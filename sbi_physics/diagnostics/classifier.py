@@ -306,9 +306,11 @@ def _divergence(real: Scored, generated: Scored, validation: Tensor, labelled: L
         (validation / usual).unsqueeze(1).numpy(), labelled.labels.cpu().numpy(), sample_weight=weights
     )
     slope, offset = float(calibration.coef_[0, 0]) / usual, float(calibration.intercept_[0])
-    value, errors = 0.0, []
+    value: float = 0.0
+    errors: list[float] = []
     for one, sign in ((real, 1), (generated, -1)):
         terms = 1 + torch.nn.functional.logsigmoid(sign * (slope * one.score + offset)) / math.log(2)
         mean = one.mean_of(terms)
-        value, errors = value + 0.5 * mean, [*errors, one.error_of(terms, mean)]
+        value += 0.5 * mean
+        errors.append(one.error_of(terms, mean))
     return value, 0.5 * math.hypot(*errors)

@@ -276,9 +276,12 @@ def response_and_resolution(
         pairs.append(pair)
     first, second = ([moments(pair[side]) for pair in pairs] for side in (0, 1))
     counts = [torch.tensor([len(pair[side].ratio) for pair in pairs]) for side in (0, 1)]
+    names = ("response", "response_error", "resolution", "resolution_error")
+    named = [*names, *(f"generated_{name}" for name in names)]
     columns = [torch.stack(column) for side in (first, second) for column in zip(*side, strict=True)]
+    measured: dict[str, Any] = dict(zip(named, columns, strict=True))
     null = _after_exchanges(pairs, exchanges, derive(seed, "response"))
-    return ResponseComparison(edges, energy, *counts, *columns, level, null)
+    return ResponseComparison(edges, energy, counts[0], counts[1], **measured, level=level, null=null)
 
 
 def _check_bin(pair: tuple[Sample, Sample], k: int) -> None:

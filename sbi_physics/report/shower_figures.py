@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
@@ -42,14 +43,14 @@ def draw_mean_showers(figure: Figure, compared: ComparedEvents, box: tuple[float
     left += 0.5 * (width - 1.25 - cell * len(layers))
     page_width, page_height = figure.get_size_inches()
     energy, ratio = _energies(compared), _ratio(compared)
-    norm = _energy_norm(energy[0])
-    maps = [ScalarMappable(norm, "viridis"), ScalarMappable(LogNorm(1 / _RATIO, _RATIO), "RdBu_r")]
+    scales = [(_energy_norm(energy[0]), "viridis"), (LogNorm(1 / _RATIO, _RATIO), "RdBu_r")]
+    maps = [ScalarMappable(*scale) for scale in scales]
     for row, values in enumerate((*energy, ratio)):
         for column, (layer, some) in enumerate(zip(layers, compared.geometry.layer_slices, strict=True)):
             x, y = left + 0.35 + column * cell, top + 0.25 + row * cell
             place = (x / page_width, 1 - (y + cell) / page_height, cell / page_width, cell / page_height)
             axis = figure.add_axes(place)
-            _layer(axis, layer, values[some], maps[row == 2])
+            _layer(axis, layer, values[some], *scales[row == 2])
             if row == 0:
                 axis.set_title(f"layer {layer.identifier}, r < {layer.r_edges[-1]:g} mm", fontsize=7.5, pad=2)
             if column == 0:
@@ -96,7 +97,7 @@ def _energy_norm(real: np.ndarray[Any, Any]) -> Normalize:
     return LogNorm(max(float(positive.min()), high * 10.0**-_DECADES) * 0.999, high * 1.001)
 
 
-def _layer(axis: Axes, layer: VoxelLayer, values: np.ndarray[Any, Any], mapped: ScalarMappable) -> None:
+def _layer(axis: Axes, layer: VoxelLayer, values: np.ndarray[Any, Any], norm: Normalize, colours: str) -> None:
     """One layer, sector by sector and from the axis outwards, as voxels are numbered."""
     arcs = math.ceil(_ARCS / layer.sectors)
     angles = np.linspace(-math.pi, math.pi, layer.sectors * arcs + 1)
@@ -106,8 +107,8 @@ def _layer(axis: Axes, layer: VoxelLayer, values: np.ndarray[Any, Any], mapped: 
         np.outer(np.cos(angles), rings),
         np.outer(np.sin(angles), rings),
         shown.repeat(arcs, axis=0),
-        norm=mapped.norm,
-        cmap=mapped.get_cmap().with_extremes(bad=_GREY),
+        norm=norm,
+        cmap=colormaps[colours].with_extremes(bad=_GREY),
         edgecolors="face",
         linewidth=0.2,
         rasterized=True,

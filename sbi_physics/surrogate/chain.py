@@ -115,7 +115,7 @@ class ModelChain(nn.Module):
         stages = self.preprocessing.stage_symmetries
         total = theta.new_full((len(theta),), -torch.inf, device=self.device)
         for element in range(len(symmetry)):
-            moved = [e if s is None else s.apply(element, e) for s, e in zip(stages, events, strict=True)]
+            moved = [e if s is None else s.moved(element, e) for s, e in zip(stages, events, strict=True)]
             total = torch.logaddexp(total, self._log_prob(theta, moved))
         return total - math.log(len(symmetry))
 

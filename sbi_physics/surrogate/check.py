@@ -223,7 +223,7 @@ def _columns(features: Features, sets: _Sets) -> tuple[tuple[str, ...], list[Ten
     named = [features(events.theta, events.x) for events in sets]
     if len({tuple(one) for one in named}) > 1:
         # What never varies in one set may be missing there, and not in another.
-        theta, x = (torch.cat([events[i] for events in sets]) for i in (0, 1))
+        theta, x = torch.cat([events.theta for events in sets]), torch.cat([events.x for events in sets])
         found = features(theta, x)
         named = [
             dict(zip(found, part, strict=True)) for part in zip(*(v.chunk(3) for v in found.values()), strict=True)
@@ -317,13 +317,29 @@ class _Comparisons:
         n = len(real.x)
         weights = [torch.ones(n, dtype=torch.float64) if w is None else w for w in (real.weights, paired.weights)]
         share = (weights[1] / weights[1].sum()).float()
-        means = []
-        for one in (paired, generated):
-            mean = torch.tensordot(share, one.x, 1)
-            variance = torch.tensordot(share.square(), one.x.square(), 1) - mean.square() * share.square().sum()
-            means += [mean, variance.clamp(min=0.0).sqrt()]
+        (mean, error), (other, other_error) = (_mean_output(one.x, share) for one in (paired, generated))
         name, unit = ("theta", "") if parameters is None else (parameters.names[0], parameters.units[0])
-        return ComparedEvents(self.names, self.real, self.generated, *weights, *means, geometry, name, unit)
+        return ComparedEvents(
+            self.names,
+            self.real,
+            self.generated,
+            weights[0],
+            weights[1],
+            real_mean=mean,
+            real_mean_error=error,
+            generated_mean=other,
+            generated_mean_error=other_error,
+            geometry=geometry,
+            energy_name=name,
+            unit=unit,
+        )
+
+
+def _mean_output(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted mean of outputs ``(n, *x_shape)`` and its standard deviation; the shares ``(n,)`` sum to one."""
+    mean = torch.tensordot(share, x, 1)
+    variance = torch.tensordot(share.square(), x.square(), 1) - mean.square() * share.square().sum()
+    return mean, variance.clamp(min=0.0).sqrt()
 
 
 def _few(names: Sequence[str], least: int) -> None:

@@ -204,11 +204,10 @@ class SurrogateReport:
                 )
                 table.append([f"{name}, {histogram.names[i]}", with_error(value, others[0]), with_error(*others[1:])])
         for timing in self.timings:
-            cell = with_error(1e3 * timing.seconds, 1e3 * timing.error)
-            real = ""
+            cell, beside = with_error(1e3 * timing.seconds, 1e3 * timing.error), ""
             if self.simulator_timing is not None and self.simulator_timing.batch == timing.batch:
-                real = with_error(1e3 * self.simulator_timing.seconds, 1e3 * self.simulator_timing.error)
-            table.append([f"ms for each event, batch {timing.batch}", cell, real])
+                beside = with_error(1e3 * self.simulator_timing.seconds, 1e3 * self.simulator_timing.error)
+            table.append([f"ms for each event, batch {timing.batch}", cell, beside])
         if self.speed_up is not None and self.speed_up_error is not None:
             table.append(["speed-up", with_error(self.speed_up, self.speed_up_error), "1"])
         return table

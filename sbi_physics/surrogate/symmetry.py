@@ -62,7 +62,7 @@ class Symmetry(nn.Module):
         made.elements = number[self.elements[:, kept]]
         return made
 
-    def apply(self, element: int, x: Tensor) -> Tensor:
+    def moved(self, element: int, x: Tensor) -> Tensor:
         """Rows ``(n, D)`` as an element of the group leaves them."""
         return x[:, self.elements[element]]
 
