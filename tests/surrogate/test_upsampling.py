@@ -95,9 +95,7 @@ def lost(truth, log_density):
 def test_its_density_is_nearer_the_truth_than_that_of_fixed_kernels(particles, upsampler, fresh):
     w, truth = fresh
     mine, error = lost(truth, upsampler.log_density(w, contexts=40))
-    kernels = min(
-        lost(truth, fixed_kernel_log_density(particles, w, scale=scale))[0] for scale in (0.6, 0.8, 1.0, 1.3)
-    )
+    kernels = min(lost(truth, fixed_kernel_log_density(particles, w, scale=scale))[0] for scale in (0.6, 0.8, 1.0, 1.3))
     assert mine > -4 * error
     assert mine + 5 * error < 0.5 * kernels
     assert mine < 0.25
