@@ -20,6 +20,7 @@ in velocity, as by an inverse Wishart prior worth a few particles.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ _LEAST_HELD = 1e-3
 _TOLERANCE = 1e-6
 _VANISHING = 8
 _NARROWEST = 0.2
-_ROWS_AT_ONCE = 1 << 15
+_PAIRS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Substructure:
         log_norms = -self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * _DIMS * math.log(2 * math.pi)
         inverse = torch.linalg.inv(self.factors)
         parts = []
-        for rows in phase_space.split(_ROWS_AT_ONCE // max(1, len(self) // 8)):
+        for rows in phase_space.split(max(1, _PAIRS_AT_ONCE // (8 * (1 + len(self))))):
             white = torch.einsum("kij,nkj->nki", inverse, rows.unsqueeze(1) - self.means)
             parts.append(log_norms - 0.5 * white.square().sum(-1))
         return torch.cat(parts)
@@ -101,17 +102,10 @@ def find_substructure(
     if not len(found):
         nothing = events.new_zeros(0, _DIMS)
         return Substructure(nothing, nothing.new_zeros(0, _DIMS, _DIMS), torch.ones_like(log_b).unsqueeze(-1))
-    groups = torch.cat([found.unsqueeze(-1), near[found]], 1)
-    # Where there is no contrast at all the background has everything, which most particles are spared to work out.
-    dense = log_density > log_b
-    dense[groups.flatten()] = True
-    fitted = _Fit(events[dense], log_b[dense], events[groups], others=int((~dense).sum()))
+    fitted = _Fit(events, log_b, events[torch.cat([found.unsqueeze(-1), near[found]], 1)])
     fitted.run()
-    memberships = events.new_zeros(len(events), len(fitted.means) + 1)
-    memberships[:, 0] = 1.0
-    memberships[dense] = fitted.memberships
     factors = torch.linalg.cholesky(fitted.covariances) * scale.unsqueeze(-1)
-    return Substructure(fitted.means * scale, factors, memberships)
+    return Substructure(fitted.means * scale, factors, fitted.memberships())
 
 
 def _densities(events: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -150,68 +144,60 @@ class _Fit:
         events: ``(n, 6)``.
         log_background: ``(n,)``.
         groups: the particles that found the Gaussians, ``(K, k + 1, 6)``.
-        others: the number of further particles, all of the background.
     """
 
-    def __init__(self, events: Tensor, log_background: Tensor, groups: Tensor, others: int) -> None:
-        self._log_background, self._others, self._sparse = log_background, others, False
-        self._moments = _second_order(events)
+    def __init__(self, events: Tensor, log_background: Tensor, groups: Tensor) -> None:
+        self._log_background, self._moments = log_background, _second_order(events)
+        kinds, size, _ = groups.shape
         self.means = groups.mean(1)
         offsets = groups - self.means.unsqueeze(1)
-        raw = torch.einsum("kni,knj->kij", offsets, offsets) / groups.shape[1]
-        spreads = _axis_variances(raw)
-        self._narrowest = torch.quantile(spreads[..., 0], _NARROWEST, dim=0)
-        self.covariances = self._shrunk(raw, torch.full((len(groups),), float(groups.shape[1])).to(raw))
-        first = _FIRST_SHARE * groups.shape[1] / (len(events) + others)
-        self._shares = torch.full((len(groups),), min(first, _MOST_AT_FIRST / len(groups))).to(raw)
-        self.memberships, self._value = self._expect()
+        raw = torch.einsum("kni,knj->kij", offsets, offsets) / size
+        self._narrowest = torch.quantile(_axis_variances(raw)[..., 0], _NARROWEST, dim=0)
+        self.covariances = self._shrunk(raw, torch.full((kinds,), float(size)).to(raw))
+        first = min(_FIRST_SHARE * size / len(events), _MOST_AT_FIRST / kinds)
+        self._shares = torch.full((kinds,), first).to(raw)
 
     def run(self) -> None:
         """Iterate until nothing is gained and no Gaussian vanishes."""
+        before, sparse = -math.inf, False
         for _ in range(_ITERATIONS):
-            before, kinds, sparse = self._value, len(self.means), self._sparse
-            self._drop()
-            self._maximise()
-            self.memberships, self._value = self._expect()
-            settled = sparse and len(self.means) == kinds and abs(self._value - before) < _TOLERANCE
-            if settled or not len(self.means):
+            sums, value = self._expect()
+            weak = torch.nonzero(sums[:, 0] <= _PENALTY)[:, 0]
+            if not len(weak) and sparse and abs(value - before) < _TOLERANCE:
+                return
+            before = value
+            kept = torch.ones(len(sums), dtype=torch.bool)
+            if len(weak):
+                # The others take over, if not all vanish at once.
+                kept[weak[sums[weak, 0].argsort()[: 1 if sparse else max(1, len(weak) // _VANISHING)]]] = False
+            # Gaussians that share the same particles would all vanish of the penalty: it counts once they are few.
+            sparse = sparse or not len(weak)
+            self._maximise(sums[kept], _PENALTY if sparse else 0.0)
+            if not len(self.means):
                 return
 
+    def memberships(self) -> Tensor:
+        """The probability of each particle to be of the background and of each Gaussian, ``(n, K + 1)``."""
+        return torch.cat([torch.softmax(log_joint, 1) for _, log_joint in self._log_joint()])
+
     def _expect(self) -> tuple[Tensor, float]:
-        """Memberships ``(n, K + 1)``, and the mean log-density."""
-        log_shares = torch.log(torch.cat([1 - self._shares.sum(0, keepdim=True), self._shares]))
-        log_joint = torch.cat([self._log_background.unsqueeze(-1), self._log_densities()], 1) + log_shares
-        log_density = log_joint.logsumexp(-1)
-        total = log_density.sum() + self._others * log_shares[0]
-        return torch.exp(log_joint - log_density.unsqueeze(-1)), float(total) / (len(log_joint) + self._others)
+        """Sums of the moments of the particles of each Gaussian ``(K, 28)``, and the mean log-density."""
+        sums, total = self._moments.new_zeros(len(self.means), self._moments.shape[1]), 0.0
+        for moments, log_joint in self._log_joint():
+            log_density = log_joint.logsumexp(1, keepdim=True)
+            sums += torch.exp(log_joint[:, 1:] - log_density).T @ moments
+            total += float(log_density.sum())
+        return sums, total / len(self._moments)
 
-    def _drop(self) -> None:
-        """Let the weakest of the Gaussians vanish that hold too little, some at a time: the others take over."""
-        held = self.memberships[:, 1:].sum(0)
-        weak = torch.nonzero(held <= _PENALTY)[:, 0]
-        if not len(weak):
-            self._sparse = True
-            return
-        gone = weak[held[weak].argsort()[: 1 if self._sparse else max(1, len(weak) // _VANISHING)]]
-        kept = torch.ones(len(held), dtype=torch.bool)
-        kept[gone] = False
-        self.means, self.covariances, self._shares = self.means[kept], self.covariances[kept], self._shares[kept]
-        self.memberships, self._value = self._expect()
-
-    def _maximise(self) -> None:
-        held = self.memberships[:, 1:].sum(0)
-        # Where Gaussians share the same particles, all together would vanish: the penalty counts once they are few.
-        penalised = held - _PENALTY if self._sparse else held
-        penalised = penalised.clamp(min=_LEAST_HELD)
-        self._shares = penalised / (penalised.sum() + self.memberships[:, 0].sum() + self._others)
-        sums = self.memberships[:, 1:].T @ self._moments
-        held = held.clamp(min=_LEAST_HELD)
+    def _maximise(self, sums: Tensor, penalty: float) -> None:
+        held = sums[:, 0].clamp(min=_LEAST_HELD)
+        penalised = (held - penalty).clamp(min=_LEAST_HELD)
+        self._shares = penalised / (penalised.sum() + len(self._moments) - held.sum())
         self.means = sums[:, 1 : 1 + _DIMS] / held.unsqueeze(-1)
         rows, columns = torch.tril_indices(_DIMS, _DIMS)
         square = sums.new_zeros(len(sums), _DIMS, _DIMS)
         square[:, rows, columns] = square[:, columns, rows] = sums[:, 1 + _DIMS :] / held.unsqueeze(-1)
-        raw = square - torch.einsum("ki,kj->kij", self.means, self.means)
-        self.covariances = self._shrunk(raw, held)
+        self.covariances = self._shrunk(square - torch.einsum("ki,kj->kij", self.means, self.means), held)
 
     def _shrunk(self, covariances: Tensor, held: Tensor) -> Tensor:
         """Covariances ``(K, 6, 6)`` drawn towards spheres as wide as their narrowest axes."""
@@ -220,16 +206,20 @@ class _Fit:
         weight = (_PRIOR_PARTICLES / (held + _PRIOR_PARTICLES))[:, None, None]
         return (1 - weight) * covariances + weight * sphere
 
-    def _log_densities(self) -> Tensor:
-        """Of each Gaussian at each event ``(n, K)``, as products with the events' moments."""
+    def _log_joint(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Block by block, moments ``(m, 28)`` and the log-density of each with the background and each Gaussian."""
         factors = torch.linalg.cholesky(self.covariances)
         precisions = torch.cholesky_inverse(factors)
         pulls = torch.einsum("kij,kj->ki", precisions, self.means)
         log_norms = -factors.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * _DIMS * math.log(2 * math.pi)
-        constants = log_norms - 0.5 * (pulls * self.means).sum(-1)
+        constants = log_norms - 0.5 * (pulls * self.means).sum(-1) + torch.log(self._shares)
         rows, columns = torch.tril_indices(_DIMS, _DIMS)
         squares = torch.where(rows == columns, 0.5, 1.0) * precisions[:, rows, columns]
-        return self._moments @ torch.cat([constants.unsqueeze(-1), pulls, -squares], 1).T
+        forms = torch.cat([constants.unsqueeze(-1), pulls, -squares], 1).T
+        log_rest = torch.log(1 - self._shares.sum())
+        block = max(1, _PAIRS_AT_ONCE // (1 + len(self.means)))
+        for moments, log_b in zip(self._moments.split(block), self._log_background.split(block), strict=True):
+            yield moments, torch.cat([(log_b + log_rest).unsqueeze(-1), moments @ forms], 1)
 
 
 def _second_order(events: Tensor) -> Tensor:
