@@ -131,8 +131,8 @@ def _showers(result: dict[str, Any]) -> list[str]:
     head += ["response", "resolution", "showers/s", "over the simulator", "trained on", "training [s]"]
     return [
         "## Showers of photons in 368 voxels: surrogates against the simulator",
-        f"Classifiers see {result['rows'][0]['events']:,} real and as many generated showers; the simulator against itself "
-        "is the floor. Response and resolution: the largest deviation in ten bins of energy, from 256 MeV to 4.2 TeV. "
+        f"Classifiers see {result['rows'][0]['events']:,} real and as many generated showers; the simulator against "
+        "itself is the floor. Response and resolution: the largest deviation in ten bins of energy (256 MeV to 4.2 TeV). "
         "Rates are at 100 GeV, in batches of 10,000.",
         _table(head, rows),
     ]
