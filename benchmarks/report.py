@@ -138,37 +138,6 @@ def _showers(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _showers(result: dict[str, Any]) -> list[str]:
-    rows = []
-    for row in result["rows"]:
-        aucs = [f"{row[f'{name}_auc']:.3f} ± {row[f'{name}_error']:.3f}" for name in ("low", "high", "features")]
-        if "response" not in row:
-            rows.append([row["model"], *aucs, *[""] * 7])
-            continue
-        response = max(abs(ratio[0] - 1) for ratio in row["response"])
-        resolution = max(abs(ratio[2] - 1) for ratio in row["response"])
-        rows.append([
-            row["model"],
-            *aucs,
-            f"{row['coverage']:.2f}",
-            f"{response:.1%}",
-            f"{resolution:.1%}",
-            f"{row['rates']['10000']:,.0f}",
-            f"{row['speed_up']:.0f}",
-            f"{row['showers']:,}",
-            f"{row['training_seconds']:,.0f}",
-        ])  # fmt: skip
-    head = ["model", "AUC of voxels", "AUC of high-level features", "AUC of all features of `check`", "coverage"]
-    head += ["response", "resolution", "showers/s", "over the simulator", "trained on", "training [s]"]
-    return [
-        "## Showers of photons in 368 voxels: surrogates against the simulator",
-        f"Classifiers see {result['rows'][0]['events']:,} real and as many generated showers; the simulator against "
-        "itself is the floor. Response and resolution: the largest deviation in ten bins of energy (256 MeV to 4.2 TeV). "
-        "Rates are at 100 GeV, in batches of 10,000.",
-        _table(head, rows),
-    ]
-
-
 def _galaxy(result: dict[str, Any]) -> list[str]:
     names = ("upsampled", "fixed_kernels", "floor")
     rows = [
