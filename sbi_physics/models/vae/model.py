@@ -254,12 +254,14 @@ class VariationalAutoencoder(PushforwardGenerator):
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:
         latent, size = self._noise(n), rows_at_once(self.device)
+        # All at once, since a flow as the prior has native code that is worth its compilation for many rows only.
+        top = self.top.from_noise(latent[:, -self.latent[-1] :], summary)
         last = latent.new_empty(min(n, size), self._decoder_noise)
         events = latent.new_empty(n, *self.event_shape)
         for start in range(0, n, size):
             part = slice(start, min(start + size, n))
-            noise = torch.cat([latent[part], last[: part.stop - part.start].normal_()], -1)
-            events[part] = self._from_noise(noise, rows_of(summary, part))
+            lower, noise = latent[part, : -self.latent[-1]], last[: part.stop - part.start].normal_()
+            events[part] = self._descend(top[part], lower, noise, rows_of(summary, part))
         return events
 
     @property
@@ -272,9 +274,12 @@ class VariationalAutoencoder(PushforwardGenerator):
         return sum(self.latent) + self._decoder_noise
 
     def _from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
-        *lower, top, last = noise.split([*self.latent, self._decoder_noise], -1)
-        point = self.top.from_noise(top, summary)
-        for network, each in zip(reversed(self.priors), reversed(lower), strict=True):
+        lower, top, last = noise.split([sum(self.latent[:-1]), self.latent[-1], self._decoder_noise], -1)
+        return self._descend(self.top.from_noise(top, summary), lower, last, summary)
+
+    def _descend(self, point: Tensor, lower: Tensor, last: Tensor, summary: Tensor | None) -> Tensor:
+        """Events from points of the highest level, and the noise of the lower levels and of the decoder."""
+        for network, each in zip(reversed(self.priors), reversed(lower.split(self.latent[:-1], -1)), strict=True):
             point = network(point, summary).draw(each)
         if isinstance(self.decoder, HurdleNetwork):
             return self.decoder.draw(point, summary, last)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sbi_physics.core.checks import known_keys
 from sbi_physics.models.flows.build import build_flow
 from sbi_physics.models.flows.ensemble import from_noise, log_prob
+from sbi_physics.models.native.rows import runs_natively
 from sbi_physics.models.vae.gaussian import DiagonalGaussian
 
 __all__ = ["PRIORS", "FlowPrior", "LatentPrior", "NormalPrior", "build_prior"]
@@ -77,7 +78,8 @@ class FlowPrior(LatentPrior):
 
     def from_noise(self, noise: Tensor, summary: Tensor | None) -> Tensor:
         """Points ``(n, K)`` through the inverse flow."""
-        return from_noise(self.flow, noise, summary, engine="eager")[0]
+        native = runs_natively(noise) and (summary is None or runs_natively(summary))
+        return from_noise(self.flow, noise, summary, engine="auto" if native else "eager")[0]
 
     def divergence(self, posterior: DiagonalGaussian, points: Tensor, summary: Tensor | None) -> Tensor:
         """An unbiased estimate ``(n,)`` from one point of the posterior for each event."""
