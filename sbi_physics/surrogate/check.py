@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,7 @@ _MOST_FEATURES = 500
 _MOST_PRODUCTS = 1e11  # numbers that the exchanges of correlations may multiply
 _ENERGY_BINS = 10
 _FEWEST_IN_ENERGY_BIN = 100
+_DISCRETE = 20
 
 
 class _Events(NamedTuple):
@@ -304,7 +306,7 @@ class _Comparisons:
             self.sets.paired.theta[:, 0],
             real,
             generated,
-            max(1, min(_ENERGY_BINS, worth // _FEWEST_IN_ENERGY_BIN)),
+            _energy_bins(self.sets.paired.theta[:, 0].double().numpy(), worth),
             weights=weights,
             generated_weights=weights,
             exchanges=self.exchanges,
@@ -340,6 +342,23 @@ def _mean_output(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.tensordot(share, x, 1)
     variance = torch.tensordot(share.square(), x.square(), 1) - mean.square() * share.square().sum()
     return mean, variance.clamp(min=0.0).sqrt()
+
+
+def _energy_bins(energy: "np.ndarray[Any, Any]", worth: int) -> Any:
+    """How many bins, where each of few energies has events enough; or edges between bins of about equal shares."""
+    _, counts = np.unique(energy, return_counts=True)
+    if len(counts) <= _DISCRETE and counts.min() >= _FEWEST_IN_ENERGY_BIN:
+        return _ENERGY_BINS
+    most = max(1, min(_ENERGY_BINS, worth // _FEWEST_IN_ENERGY_BIN))
+    edges = np.unique(np.quantile(energy, np.linspace(0, 1, most + 1)))
+    while len(edges) > 2:
+        counts = np.histogram(energy, edges)[0]
+        k = int(counts.argmin())
+        if counts[k] >= _FEWEST_IN_ENERGY_BIN // 2:
+            break
+        # Together with the next bin, or the last with the one before.
+        edges = np.delete(edges, min(k + 1, len(edges) - 2))
+    return edges if len(edges) > 1 else 1
 
 
 def _few(names: Sequence[str], least: int) -> None:

@@ -4,12 +4,14 @@ import json
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 
 import sbi_physics as sp
 from sbi_physics.core.log_uniform import LogUniform
-from sbi_physics.surrogate.check import check_surrogate
+from sbi_physics.diagnostics import response_and_resolution
+from sbi_physics.surrogate.check import _energy_bins, check_surrogate
 from sbi_physics.surrogate.surrogate_report import with_error
 from sbi_physics.surrogate.timing import largest_batch, time_events
 
@@ -162,6 +164,25 @@ def test_a_function_is_enough_and_a_number_that_never_varies_is_found():
     assert "expected 2 to 500 features, got 1" in one.verdicts["correlations"]
     with pytest.raises(sp.NonFiniteError, match="feature share"):
         check(stuck, n=1000, features=lambda theta, x: {"share": x[:, 0] / (x[:, 1] - 1)})
+
+
+def test_energies_of_a_grid_have_a_bin_each_if_there_are_enough():
+    few = np.repeat([1.0, 2.0, 4.0], 300)
+    assert response_bins(few) == [300, 300, 300]
+    # What is too rare joins the next bin, or the one before at the end.
+    assert response_bins(np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], [3, 300, 5, 400, 4])) == [303, 409]
+    assert sum(response_bins(np.repeat([1.0, 2.0], [3, 900]))) == 903
+    assert response_bins(np.full(500, 3.0)) == [500]
+    smooth = response_bins(np.random.default_rng(0).uniform(1, 100, 2000))
+    assert len(smooth) == 10
+    assert min(smooth) >= 199
+    assert len(response_bins(np.random.default_rng(0).uniform(1, 100, 450))) == 4
+
+
+def response_bins(energy):
+    """Events in each bin."""
+    seen = energy * np.random.default_rng(1).normal(1, 0.1, (2, len(energy)))
+    return response_and_resolution(energy, *seen, _energy_bins(energy, len(energy))).count.tolist()
 
 
 @pytest.mark.slow
