@@ -189,7 +189,8 @@ def convert_simulations(simulations: Simulations, path: str | Path, *, origin: s
     name = f"writing {Path(path).name}"
     with (
         progress_bar(rows, name, enabled=progress) as advance,
-        atomic_path(Path(path)) as temporary,
+        # One name, so that a run that goes on after a kill writes over what the killed one has left.
+        atomic_path(Path(path), temporary=Path(path).with_name(f".{Path(path).name}.tmp")) as temporary,
         h5py.File(temporary, "w") as file,
     ):
         if origin:
