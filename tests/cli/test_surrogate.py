@@ -67,6 +67,21 @@ def test_check(folder, result, tmp_path):
     assert 0.5 < found["low_level"]["auc"] <= 1
 
 
+def test_export(folder, result, program, tmp_path):
+    model, out = tmp_path / "s.st", tmp_path / "s.onnx"
+    result("surrogate", "fit", folder / "moons.h5", "-o", model, "--model", "vae", "--epochs", 1)
+    found = result("surrogate", "export", model, "-o", out, "--rows", 20)
+    assert set(found) == {"path", "model", "parameters", "noise_features", "x_shape", "agreement"}
+    assert (found["model"], found["noise_features"], found["x_shape"]) == ("vae", 8 + 2, [2])
+    assert found["parameters"] == list(sp.Simulations.open(folder / "moons.h5").parameters.names)
+    assert found["agreement"]["numbers"] == 40
+    assert found["agreement"]["differing"] == 0
+    assert out.stat().st_size > 10_000
+    status, _, err = program("surrogate", "export", model, "-o", tmp_path / "nowhere" / "s.onnx")
+    assert status == 2
+    assert "does not exist" in err
+
+
 def spoiled(folder, name, change):
     path = folder / name
     with h5py.File(path, "w") as file:
