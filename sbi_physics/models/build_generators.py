@@ -53,6 +53,7 @@ _VAE_OPTIONS = (
     "noise",
     "latent_prior",
     "prior_transforms",
+    "prior_features",
     "beta",
     "warmup_steps",
     "hidden_features",

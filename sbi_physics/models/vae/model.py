@@ -47,6 +47,7 @@ __all__ = ["DECODERS", "VariationalAutoencoder"]
 DECODERS = ("gaussian", "learned-variance", "hurdle")
 _ROWS_AT_ONCE = 1 << 14
 _SEED_OF_EVALUATION = 0
+_WIDEST_PRIOR = 64
 # Where the noise is as large as the events, latent numbers are not worth their divergence, and are soon forgotten.
 _FIRST_LOG_NOISE = -2.0
 
@@ -74,6 +75,7 @@ class VariationalAutoencoder(PushforwardGenerator):
         noise: standard deviation of a ``"gaussian"`` decoder in standardised units; None learns it.
         latent_prior: of the highest level: ``"normal"`` or ``"flow"``.
         prior_transforms: layers of the flow of the prior.
+        prior_features: width of its networks; None for `hidden_features`, 64 at most, since latent numbers are few.
         beta: weight of the divergence.
         warmup_steps: steps of training over which the weight grows from zero to beta.
         hidden_features: width of the networks.
@@ -102,6 +104,7 @@ class VariationalAutoencoder(PushforwardGenerator):
         noise: float | None = None,
         latent_prior: str = "normal",
         prior_transforms: int = 3,
+        prior_features: int | None = None,
         beta: float = 1.0,
         warmup_steps: int = 100,
         hidden_features: int = 64,
@@ -123,7 +126,8 @@ class VariationalAutoencoder(PushforwardGenerator):
             GaussianNetwork(above, size, width, **sizes)
             for size, above in zip(self.latent[:-1], self.latent[1:], strict=True)
         )
-        self.top: LatentPrior = build_prior(latent_prior, self.latent[-1], width, transforms=prior_transforms, **sizes)
+        narrow = {**sizes, "hidden_features": _prior_width(prior_features, hidden_features)}
+        self.top: LatentPrior = build_prior(latent_prior, self.latent[-1], width, transforms=prior_transforms, **narrow)
         self.decoder: GaussianNetwork | HurdleNetwork
         if decoder == "hurdle":
             every = list(range(dims)) if groups is None else list(groups)
@@ -320,6 +324,10 @@ def _raw(noise: float) -> Tensor:
     """What `bounded` takes to the logarithm of this standard deviation."""
     unit = float(bounded(torch.tensor(1e6)))
     return torch.tensor(unit * math.atanh(math.log(noise) / unit))
+
+
+def _prior_width(chosen: int | None, hidden_features: int) -> int:
+    return min(hidden_features, _WIDEST_PRIOR) if chosen is None else positive_integer(chosen, "prior_features")
 
 
 def _levels(latent: int | Sequence[int]) -> tuple[int, ...]:
