@@ -104,16 +104,16 @@ def test_the_teacher_stays_as_it_is_and_the_student_repeats_itself(teacher):
 
 
 def test_a_coupling_flow_learns_the_density_of_an_autoregressive_one(data):
-    teacher = sp.Surrogate("maf", transforms=3, hidden_features=32, config={"epochs": 8}).fit(*data, progress=False)
+    teacher = sp.Surrogate("maf", transforms=2, hidden_features=24, config={"epochs": 8}).fit(*data, progress=False)
     settings = {
         "events": 6000,
         "theta": data[0],
         "seed": 1,
         "progress": False,
-        "transforms": 4,
-        "hidden_features": 48,
+        "transforms": 3,
+        "hidden_features": 32,
     }
-    student = teacher.distill("flow", config={"epochs": 8}, **settings)
+    student = teacher.distill("flow", config={"epochs": 12}, **settings)
     untaught = teacher.distill("flow", config={"epochs": 1, "learning_rate": 1e-5}, **settings)
     theta = data[0][:2000]
     events = [teacher.chain.stages[0].sample(1, theta, seed=5)[0]]

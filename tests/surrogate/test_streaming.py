@@ -186,7 +186,7 @@ def test_it_travels_to_other_processes(surrogate, tmp_path):
 
 def test_blocks_are_as_large_as_memory_allows(surrogate):
     assert surrogate.rows_at_once == 1 << 14
-    wide = sp.Surrogate("mixture", config={"epochs": 1}).fit(*events(20, 3000), progress=False)
+    wide = sp.Surrogate("gan", config={"epochs": 1}, hidden_features=8).fit(*events(400, 3000), progress=False)
     assert wide.rows_at_once == 512
     assert wide.sample(PRIOR.sample(600, seed=1).clamp(20, 80), seed=1).shape == (600, 3000)
     assert [default_block_size(n, 4096) for n in (5, 2000, 20_000, 1_000_000)] == [5, 1024, 1250, 4096]
