@@ -1,0 +1,1 @@
+"""Resonant and non-resonant anomaly searches."""
