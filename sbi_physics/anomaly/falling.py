@@ -23,9 +23,9 @@ _NODES = 6
 _STEPS = 100
 _FARTHEST = 4.0  # in the logarithm of the density, in one step
 _SMALLEST_STEP = 1e-6
-_CLOSE = 1e-8  # the squared distance to the maximum, in standard deviations
+_CLOSE = 1e-6  # the squared distance to the maximum, in standard deviations
 _ROUNDING = 1e-9
-_RIDGE = 1e-6  # a normal prior of width 1000 on coefficients: keeps spectra finite that determine too little
+_WIDTH = 30.0  # of a normal prior of each shape, in e-folds over the spectrum: for spectra that determine too little
 _LOGARITHMS = 80.0
 
 
@@ -117,27 +117,24 @@ def fit_counts(function: BinnedFunction, counts: Array, scale: Array, start: Arr
         scale: events that a count is worth, ``(B,)``, 1 without weights.
         start: coefficients ``(k,)`` or ``(T, k)``; those of a straight regression of ln counts where None.
     """
-    order = function.values.shape[-1]
-    best = _first_guess(function, counts, scale) if start is None else np.array(np.broadcast_to(start, (len(counts), order)))
-    loss, move, distance, information = _step(function, best, counts, scale)
-    step = _cut(function, move)
-    active = np.flatnonzero(distance >= _CLOSE)
+    spectra, order = len(counts), function.values.shape[-1]
+    best = _first_guess(function, counts, scale) if start is None else np.tile(start, (spectra, 1))[:spectra]
+    here = _look_ahead(function, best, counts, scale)
+    active = np.flatnonzero(here.distance >= _CLOSE)
     for _ in range(_STEPS):
         if not len(active):
             break
-        trial = best[active] + step[active, None] * move[active]
-        new = _step(function, trial, counts[active], scale)
-        better = new[0] <= loss[active] + _ROUNDING * (1 + np.abs(loss[active]))
-        won = active[better]
-        best[won], loss[won], move[won] = trial[better], new[0][better], new[1][better]
-        distance[won], information[won] = new[2][better], new[3][better]
-        step[won] = _cut(function, move[won])
-        step[active[~better]] *= 0.3
-        active = active[(distance[active] >= _CLOSE) & (step[active] > _SMALLEST_STEP)]
+        trial = best[active] + here.step[active, None] * here.move[active]
+        new = _look_ahead(function, trial, counts[active], scale)
+        better = new.loss <= here.loss[active] + _ROUNDING * (1 + np.abs(here.loss[active]))
+        best[active[better]] = trial[better]
+        for old, found in zip(here, new, strict=True):
+            old[active[better]] = found[better]
+        here.step[active[~better]] *= 0.3
+        active = active[(here.distance[active] >= _CLOSE) & (here.step[active] > _SMALLEST_STEP)]
     expected, _ = function.integrals(best)
-    return CountFit(
-        best, np.linalg.inv(information), deviance(counts, expected.T, scale).sum(1), distance < 1e4 * _CLOSE
-    )
+    off = deviance(counts, expected.T, scale).sum(1)
+    return CountFit(best, np.linalg.inv(here.information).reshape(-1, order, order), off, here.distance < 100 * _CLOSE)
 
 
 def deviance(counts: Array, expected: Array, scale: Array) -> Array:
@@ -148,28 +145,37 @@ def deviance(counts: Array, expected: Array, scale: Array) -> Array:
     return np.where(counts < 0, scale * difference**2 / safe, np.maximum(poisson, 0.0))
 
 
-def _step(function: BinnedFunction, at: Array, counts: Array, scale: Array) -> tuple[Array, Array, Array, Array]:
-    """Loss ``(T,)``, scoring step ``(T, k)``, its squared length in standard deviations, and the information."""
+class _Ahead(NamedTuple):
+    """Where T fits stand and where they go next."""
+
+    loss: Array  # (T,)
+    move: Array  # (T, k)
+    step: Array  # (T,) the share of the move to try
+    distance: Array  # (T,) squared length of the move, in standard deviations
+    information: Array  # (T, k, k)
+
+
+def _look_ahead(function: BinnedFunction, at: Array, counts: Array, scale: Array) -> _Ahead:
     expected, slope = function.integrals(at)
     expected = np.maximum(expected, 1e-300)
-    weight = scale[:, None] / expected
-    score = np.einsum("bkt,bt->tk", slope, weight * (counts.T - expected)) - _RIDGE * at
-    information = np.einsum("bkt,blt->tkl", slope * weight[:, None], slope, optimize=False)
-    information += _RIDGE * np.eye(at.shape[1])
+    weight, ridge = scale[:, None] / expected, _ridge(at.shape[1])
+    score = np.einsum("bkt,bt->tk", slope, weight * (counts.T - expected)) - ridge * at
+    information = np.einsum("bkt,blt->tkl", slope * weight[:, None], slope) + np.diag(ridge)
     move = np.linalg.solve(information, score[..., None])[..., 0]
     perfect = np.maximum(counts.T, 0)
     # The likelihood relative to that of a perfect fit keeps its digits where counts are millions.
     terms = expected - perfect - xlogy(counts.T, expected / np.where(perfect > 0, perfect, 1.0))
-    loss = (scale[:, None] * terms).sum(0) + 0.5 * _RIDGE * (at**2).sum(1)
-    return loss, move, (move * score).sum(1), information
+    loss = (scale[:, None] * terms).sum(0) + 0.5 * at**2 @ ridge
+    change = np.abs(function.values[:, [0, -1]] @ move.T).max(1)
+    # What is next to nothing may grow to something, and not be cut before.
+    allowed = _FARTHEST + np.maximum(-np.log(expected), 0)
+    step = np.minimum(1.0, (allowed / np.maximum(change, 1e-300)).min(0))
+    return _Ahead(loss, move, step, (move * score).sum(1), information)
 
 
-def _cut(function: BinnedFunction, move: Array) -> Array:
-    """The share of each step ``(T,)`` that changes no logarithm of the density by too much."""
-    order = function.values.shape[-1]
-    ends = function.values[:, [0, -1]].reshape(-1, order) @ move.T
-    cut: Array = np.minimum(1.0, _FARTHEST / np.maximum(np.abs(ends).max(0), 1e-300))
-    return cut
+def _ridge(order: int) -> Array:
+    """Information of the prior; the normalisation, the first coefficient, has next to none."""
+    return np.array([1e-9, *[_WIDTH**-2] * (order - 1)])
 
 
 def _first_guess(function: BinnedFunction, counts: Array, scale: Array) -> Array:
@@ -177,7 +183,7 @@ def _first_guess(function: BinnedFunction, counts: Array, scale: Array) -> Array
     width = function.weights.sum(1)
     events = np.maximum(scale * counts, 0) + 0.5
     middle = function.values.mean(1)
-    information = np.einsum("tb,bk,bl->tkl", events, middle, middle, optimize=True) + _RIDGE * np.eye(middle.shape[1])
+    information = np.einsum("tb,bk,bl->tkl", events, middle, middle, optimize=True) + np.diag(_ridge(middle.shape[1]))
     logarithm = np.log(events / scale / width)
     right = (events * logarithm) @ middle
     guess: Array = np.linalg.solve(information, right[..., None])[..., 0]
