@@ -1,0 +1,163 @@
+r"""Upper limits on the number of signal events, by CLs, for many windows at once.
+
+$CL_s = p_{s+b} / p_b$: a signal is excluded where it is below 1 - level (Read 2002).  Its two probabilities come
+
+* ``"asymptotic"``: from the profile likelihood ratio with its asymptotic distribution (arXiv:1007.1727, sec. 3.6, as
+  pyhf computes it), with the expected limits from the Asimov spectrum;
+* ``"marginal"``: from the distribution of n, averaged over the background's posterior (Cousins and Highland 1992),
+  right for few events too; expected limits are those at quantiles of n without a signal.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy.special import gammaincc, log_ndtr, ndtr
+
+from sbi_physics.anomaly.binning import Array
+from sbi_physics.anomaly.counting import (
+    Constraint,
+    Counts,
+    background_quantiles,
+    checked_experiment,
+    conditional_background,
+    likelihood_loss,
+)
+from sbi_physics.core.checks import known_keys
+from sbi_physics.core.errors import UsageError
+
+__all__ = ["UpperLimit", "upper_limit"]
+
+_BANDS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+_BISECTIONS = 60
+_DOUBLINGS = 60
+
+
+class UpperLimit(NamedTuple):
+    """Limits on the signal events of W windows.
+
+    Attributes:
+        observed: ``(*,)``.
+        expected: ``(*, 5)`` without a signal: at -2, -1, 0, 1 and 2 standard deviations.
+        level: of confidence.
+    """
+
+    observed: Array
+    expected: Array
+    level: float
+
+
+def upper_limit(
+    n: Any,
+    background: Any,
+    uncertainty: Any = 0.0,
+    *,
+    level: float = 0.95,
+    efficiency: Any = 1.0,
+    method: Literal["marginal", "asymptotic"] = "marginal",
+    constraint: Constraint = "gamma",
+) -> UpperLimit:
+    """Upper limit on the signal events before a selection of the given efficiency.
+
+    Args:
+        n: ``(*,)`` observed events.
+        background: ``(*,)`` expected events, positive.
+        uncertainty: ``(*,)`` their standard deviation, in events.
+        level: of confidence.
+        efficiency: ``(*,)`` the share of the signal that is counted; with the luminosity multiplied in, the limit is
+            one on the cross section.
+        method: ``"marginal"`` or ``"asymptotic"``, see the module.
+        constraint: of the background, ``"gamma"`` or ``"gaussian"``, see `counting`.
+
+    Raises:
+        ShapeError, NonFiniteError: the shapes do not go together, or a number is NaN or infinite.
+        UsageError: a count or an uncertainty is negative, a background or an efficiency is not positive, or `level` is
+            no probability.
+    """
+    known_keys([method], ["marginal", "asymptotic"], "method")
+    known_keys([constraint], ["gamma", "gaussian"], "constraint")
+    if not 0 < level < 1:
+        raise UsageError(f"level: expected a probability between 0 and 1, got {level!r}")
+    given = checked_experiment(n, background, uncertainty)
+    share = np.asarray(efficiency, dtype=np.float64)
+    if not (np.isfinite(share) & (share > 0)).all():
+        raise UsageError(f"efficiency: expected positive numbers, got {share.min():g}")
+    solve = _marginal if method == "marginal" else _asymptotic
+    observed, expected = solve(given, 1 - level, constraint)
+    return UpperLimit(observed / share, expected / share[..., None], level)
+
+
+def _marginal(given: Counts, alpha: float, constraint: Constraint) -> tuple[Array, Array]:
+    backgrounds, weights = background_quantiles(given, constraint)
+
+    def few(n: Array, signal: Array) -> Array:
+        """Probability of at most n events."""
+        result: Array = gammaincc(n[..., None] + 1, signal[..., None] + backgrounds) @ weights
+        return result
+
+    def limit(n: Array) -> Array:
+        alone = few(n, np.zeros_like(n))
+        return _falls_below(lambda signal: few(n, signal) / alone, alpha, given)
+
+    nothing = np.zeros_like(given.n)
+    quantiles = [_least_count(lambda n: few(n, nothing), ndtr(band), given) for band in _BANDS]
+    return limit(given.n), np.stack([limit(n) for n in quantiles], -1)
+
+
+def _asymptotic(given: Counts, alpha: float, constraint: Constraint) -> tuple[Array, Array]:
+    nothing = np.zeros_like(given.n)
+    alone = conditional_background(given, nothing, constraint)
+    # Where the fit leaves no background at all, the Asimov spectrum would be empty.
+    alone = np.maximum(alone, 1e-9 * given.background)
+    spread = given.uncertainty * (np.sqrt(alone / given.background) if constraint == "gamma" else 1.0)
+    asimov = Counts(alone, alone, spread)
+    best = np.maximum(given.n - given.background, 0.0)
+    loss_of_best = np.where(best > 0, 0.0, likelihood_loss(given, nothing, alone, constraint))
+
+    def root(experiment: Counts, signal: Array, least: Array | float) -> Array:
+        at = conditional_background(experiment, signal, constraint)
+        return np.sqrt(np.maximum(likelihood_loss(experiment, signal, at, constraint) - least, 0.0))
+
+    def observed(signal: Array) -> Array:
+        q = np.where(signal > best, root(given, signal, loss_of_best), 0.0)
+        expected = np.maximum(root(asimov, signal, 0.0), 1e-12)
+        shift = np.where(q <= expected, q - expected, (q**2 - expected**2) / (2 * expected))
+        return np.exp(log_ndtr(-shift - expected) - log_ndtr(-shift))
+
+    def band(place: float) -> Array:
+        def expected(signal: Array) -> Array:
+            return np.exp(log_ndtr(place - root(asimov, signal, 0.0)) - log_ndtr(place))
+
+        return _falls_below(expected, alpha, given)
+
+    return _falls_below(observed, alpha, given), np.stack([band(place) for place in _BANDS], -1)
+
+
+def _falls_below(share: Callable[[Array], Array], alpha: float, given: Counts) -> Array:
+    """The signal ``(*,)`` at which a share that falls with it reaches alpha."""
+    high = 3 + np.sqrt(given.n + given.background) + given.uncertainty
+    for _ in range(_DOUBLINGS):
+        beyond = share(high) > alpha
+        if not beyond.any():
+            break
+        high = np.where(beyond, 2 * high, high)
+    low = np.zeros_like(high)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        beyond = share(middle) > alpha
+        low, high = np.where(beyond, middle, low), np.where(beyond, high, middle)
+    result: Array = 0.5 * (low + high)
+    return result
+
+
+def _least_count(at_most: Callable[[Array], Array], probability: float, given: Counts) -> Array:
+    """The smallest whole number ``(*,)`` that is not exceeded with the probability."""
+    low = np.full_like(given.background, -1.0)
+    high = np.ceil(20 + given.background + 10 * np.sqrt(given.background + given.uncertainty**2))
+    for _ in range(_BISECTIONS):
+        middle = np.floor(0.5 * (low + high))
+        enough = at_most(middle) >= probability
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        if (high - low <= 1).all():
+            break
+    return high
