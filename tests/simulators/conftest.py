@@ -7,6 +7,7 @@ import torch
 import torch.distributions as td
 
 from simulators.bernoulli_glm import BernoulliGLM
+from simulators.dijet import DijetResonance
 from simulators.gaussian_linear import GaussianLinear, GaussianLinearUniform
 from simulators.gaussian_mixture import GaussianMixture
 from simulators.ising import IsingModel
@@ -55,6 +56,8 @@ SIMULATORS = {
     "bernoulli_glm": BernoulliGLM,
     "oscillator": DampedOscillator,
     "ising": lambda: IsingModel(4, sweeps=60),
+    "dijet": DijetResonance,
+    "dijet_shifted": lambda: DijetResonance(shift=0.1),
     "k2_24": k2_24,
     "radial_velocity": everything_free,
 }
