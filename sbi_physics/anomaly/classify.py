@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sbi_physics.core.checks import as_tensor, batch_of, finite, known_keys, positive_integer, resolve_device
+from sbi_physics.anomaly.events import checked_features, checked_weights
+from sbi_physics.core.checks import known_keys, positive_integer, resolve_device
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.random import check_seed, derive, seeded
@@ -130,9 +131,9 @@ class RatioClassifier:
             UsageError: weights have no positive sum.
         """
         check_seed(seed)
-        real, background = checked_sample(data, data_weights, "data"), checked_sample(template, template_weights, "template")
-        if real.x.shape[1] != background.x.shape[1]:
-            raise ShapeError(f"template: expected {real.x.shape[1]} features as data, got {background.x.shape[1]}")
+        real = _checked_sample(data, data_weights, "data")
+        self._columns = real.x.shape[1]
+        background = _checked_sample(template, template_weights, "template", self._columns)
         samples = [_positive(one, derive(seed, "weights", k)) for k, one in enumerate((real, background))]
         folds = [self._folds(len(one.x), derive(seed, "folds", k)) for k, one in enumerate(samples)]
         scores = [torch.empty(len(one.x), dtype=torch.float64) for one in samples]
@@ -147,7 +148,7 @@ class RatioClassifier:
                 self._models.append(models)
                 for score, one, where in zip(scores, samples, folds, strict=True):
                     score[where == fold] = self._log_odds(models, one.x[where == fold])
-        self.slope, self.offset = _calibration(*scores, *samples)
+        self.slope, self.offset = _calibration(scores[0], scores[1], samples[0], samples[1])
         self.data_scores, self.template_scores = (self.offset + self.slope * score for score in scores)
         return self
 
@@ -158,11 +159,36 @@ class RatioClassifier:
             UsageError: it is not trained.
             ShapeError, NonFiniteError: the events have another shape, or are not finite.
         """
-        if not self._models:
-            raise UsageError("classifier: it is not trained; call fit(data, template) first")
-        events = finite(as_tensor(x, "x", dtype=torch.float64).cpu(), "x")
+        events = self._checked(x)
         every = [model for models in self._models for model in models]
         return self.offset + self.slope * self._log_odds(every, events)
+
+    def as_data(self, x: Any, *, seed: int = 0) -> Tensor:
+        """Log-ratios ``(n,)`` of unseen events ``(n, D)``, each by the models of one fold only.
+
+        The mean of all models is better than that of a fold, and so it is another number: events that are to be
+        selected beside the data of `fit`, with one cut, must be scored as those are.
+
+        Args:
+            x: the events.
+            seed: of the choice of the fold of each event.
+
+        Raises:
+            UsageError: it is not trained.
+            ShapeError, NonFiniteError: the events have another shape, or are not finite.
+        """
+        events = self._checked(x)
+        with seeded(seed):
+            fold = torch.randint(self.folds, (len(events),))
+        score = torch.empty(len(events), dtype=torch.float64)
+        for k, models in enumerate(self._models):
+            score[fold == k] = self._log_odds(models, events[fold == k])
+        return self.offset + self.slope * score
+
+    def _checked(self, x: Any) -> Tensor:
+        if not self._models:
+            raise UsageError("classifier: it is not trained; call fit(data, template) first")
+        return checked_features(x, "x", columns=self._columns)
 
     def _folds(self, n: int, seed: int) -> Tensor:
         if n < self.folds:
@@ -201,24 +227,10 @@ class _Network(nn.Module):
         return torch.sigmoid(self.network(self.scaling(x))[:, 0])
 
 
-def checked_sample(x: Any, weights: Any, name: str) -> Sample:
-    """Events and weights as float64 tensors.
-
-    Raises:
-        ShapeError, NonFiniteError, UsageError: they do not fit, are not finite, or the weights have no positive sum.
-    """
-    events = as_tensor(x, name, dtype=torch.float64).cpu()
-    if events.ndim != 2 or not events.shape[1]:
-        raise ShapeError(f"{name}: expected shape (n, features), got {tuple(events.shape)}")
-    finite(events, name)
-    if weights is None:
-        return Sample(events, torch.ones(len(events), dtype=torch.float64))
-    w = finite(batch_of(as_tensor(weights, f"{name} weights", dtype=torch.float64).cpu(), (), f"{name} weights"), name)
-    if len(w) != len(events):
-        raise ShapeError(f"{name} weights: expected {len(events)}, one for each event, got {len(w)}")
-    if not float(w.sum()) > 0:
-        raise UsageError(f"{name} weights: expected a positive sum, got {float(w.sum()):g}")
-    return Sample(events, w)
+def _checked_sample(x: Any, weights: Any, name: str, columns: int | None = None) -> Sample:
+    """Events and weights as float64 tensors."""
+    events = checked_features(x, name, columns=columns)
+    return Sample(events, checked_weights(weights, len(events), f"{name} weights"))
 
 
 def _positive(sample: Sample, seed: int) -> Sample:
@@ -273,14 +285,19 @@ def _probability(model: Any, x: Tensor) -> Tensor:
 
 def _calibration(data: Tensor, template: Tensor, of_data: Sample, of_template: Sample) -> tuple[float, float]:
     """Slope and offset of the log-odds with the least cross-entropy; the slope is positive, so that ranks stay."""
-    x, label, weights = _balanced(Sample(data[:, None], of_data.weights), Sample(template[:, None], of_template.weights))
+    x, label, weights = _balanced(
+        Sample(data[:, None], of_data.weights), Sample(template[:, None], of_template.weights)
+    )
     design = torch.cat([x, torch.ones_like(x)], 1)
     found = torch.tensor([1.0, 0.0], dtype=torch.float64)
     for _ in range(_CALIBRATION_STEPS):
         p = torch.sigmoid(design @ found)
         gradient = design.T @ (weights * (p - label))
         hessian = (design * (weights * p * (1 - p)).unsqueeze(1)).T @ design
-        step = torch.linalg.lstsq(hessian + 1e-9 * hessian.trace() * torch.eye(2, dtype=torch.float64), gradient).solution
+        hessian += 1e-9 * hessian.trace() * torch.eye(2, dtype=torch.float64)
+        step = torch.linalg.lstsq(
+            hessian + 1e-9 * hessian.trace() * torch.eye(2, dtype=torch.float64), gradient
+        ).solution
         found = found - step
         if float(step.abs().max()) < 1e-10:
             break

@@ -10,7 +10,7 @@ from torch import Tensor
 from sbi_physics.core.checks import as_tensor, batch_of, finite
 from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 
-__all__ = ["Events", "SignalRegion", "checked_events", "checked_features", "split_regions"]
+__all__ = ["Events", "SignalRegion", "checked_events", "checked_features", "checked_weights", "split_regions"]
 
 _FEWEST = 50
 
@@ -105,15 +105,26 @@ def checked_events(
         raise ShapeError(f"{name}mass: expected {len(x)}, one for each event, got {len(m)}")
     if len(x) < minimum:
         raise ShapeError(f"{name}events: expected at least {minimum}, got {len(x)}")
+    return Events(x, m, checked_weights(weights, len(x), f"{name}weights"))
+
+
+def checked_weights(weights: Any, n: int, name: str = "weights") -> Tensor:
+    """Weights of n events, float64 ``(n,)``; ones where None.
+
+    Raises:
+        ShapeError: they are not n.
+        NonFiniteError: one is NaN or infinite.
+        UsageError: they have no positive sum.
+    """
     if weights is None:
-        return Events(x, m, torch.ones_like(m))
-    w = as_tensor(weights, f"{name}weights", dtype=torch.float64).cpu()
-    w = finite(batch_of(w, (), f"{name}weights", minimum=0), f"{name}weights")
-    if len(w) != len(x):
-        raise ShapeError(f"{name}weights: expected {len(x)}, one for each event, got {len(w)}")
-    if len(w) and not float(w.sum()) > 0:
-        raise UsageError(f"{name}weights: expected a positive sum, got {float(w.sum()):g}")
-    return Events(x, m, w)
+        return torch.ones(n, dtype=torch.float64)
+    w = as_tensor(weights, name, dtype=torch.float64).cpu()
+    w = finite(batch_of(w, (), name, minimum=0), name)
+    if len(w) != n:
+        raise ShapeError(f"{name}: expected {n}, one for each event, got {len(w)}")
+    if n and not float(w.sum()) > 0:
+        raise UsageError(f"{name}: expected a positive sum, got {float(w.sum()):g}")
+    return w
 
 
 def split_regions(events: Events, region: SignalRegion) -> tuple[Events, Events]:
@@ -141,9 +152,10 @@ def split_regions(events: Events, region: SignalRegion) -> tuple[Events, Events]
     constant = (control.features.amax(0) == control.features.amin(0)).nonzero()[:, 0].tolist()
     if constant:
         value = float(control.features[0, constant[0]])
-        raise SupportError(f"features: column {constant[0]} is constant ({value:g}) in the control region; leave it out")
+        raise SupportError(f"features: column {constant[0]} is {value:g} throughout the control region; leave it out")
     signal = events.rows(inside)
     for name, part in {"signal": signal, "control": control}.items():
-        if not float(part.weights.sum()) > 0:
-            raise UsageError(f"weights: expected a positive sum in the {name} region, got {float(part.weights.sum()):g}")
+        total = float(part.weights.sum())
+        if not total > 0:
+            raise UsageError(f"weights: expected a positive sum in the {name} region, got {total:g}")
     return signal, control

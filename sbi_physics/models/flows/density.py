@@ -5,7 +5,7 @@ from nflows.distributions.normal import StandardNormal
 from nflows.flows.base import Flow
 from torch import Tensor, nn
 
-from sbi_physics.core.errors import UsageError
+from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.box import UniformBox
 from sbi_physics.models.flows.engines import check_engine
@@ -88,6 +88,30 @@ class FlowDensity(ConditionalDensity, PushforwardGenerator):
             events.append(event)
             log_probs.append(density)
         return torch.cat(events), torch.cat(log_probs)
+
+    @torch.no_grad()
+    def to_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The noise ``(n, D)`` from which a single flow makes events x ``(n, D)``; values out of bounds count as within.
+
+        Args:
+            x: ``(n, D)``.
+            context: ``(n, *context_shape)``; None for an unconditional density.
+
+        Raises:
+            UsageError: it is an ensemble, whose members have noises of their own.
+            ShapeError: the shapes do not fit.
+            NonFiniteError: the context holds NaN or infinity.
+        """
+        if isinstance(self.flow, FlowEnsemble):
+            raise UsageError("to_noise: expected a single flow, got an ensemble")
+        if x.ndim != 2 or x.shape[1:] != self.event_shape:
+            raise ShapeError(f"x: expected shape (n, {self.event_shape[0]}), got {tuple(x.shape)}")
+        summary, parts = self._summary(context), []
+        for start in range(0, max(len(x), 1), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            encoded = self.encode(self.bijection.strictly_inside(x[part]))[0]
+            parts.append(self.flow._transform(encoded, context=rows_of(summary, part))[0])
+        return torch.cat(parts)
 
     @property
     def noise_features(self) -> int:
