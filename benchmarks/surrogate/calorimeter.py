@@ -15,14 +15,16 @@ budget: they are the scale, not the claim.  The density of the simulator is not 
 """
 
 import argparse
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import sbi_physics as sp
-from benchmarks.machine import describe_machine, keep_row
+from benchmarks.machine import RESULTS, describe_machine, keep_row
 from sbi_physics.core.random import derive
 from sbi_physics.diagnostics.classifier import ClassifierTest, classifier_auc
 from sbi_physics.diagnostics.manifold import precision_recall_density_coverage
@@ -35,6 +37,7 @@ FLOOR = "simulator"
 HUNDRED_GEV = 1e5
 BINS = 10
 _SMALL = 50_000
+_TURNS = 3
 # Showers to train on, None for all, and settings of the training.
 MODELS: dict[str, tuple[int | None, dict[str, Any]]] = {
     "vae": (None, {"epochs": 10, "batch_size": 512, "max_seconds": 1800}),
@@ -55,8 +58,12 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trained", action="store_true", help="measure what an earlier run has trained")
+    parser.add_argument("--rates", action="store_true", help="time, again, what an earlier run has measured")
     options = parser.parse_args()
     simulator = ElectromagneticShowers()
+    if options.rates:
+        _time_again(simulator, [model for model in options.models if model != FLOOR])
+        return
     theta, x = _simulated(simulator, options.showers, derive(options.seed, "training"))
     judges = _simulated(simulator, 2 * options.events, derive(options.seed, "judges"))
     judge = _Judge(simulator, judges, options.seed)
@@ -65,7 +72,7 @@ def main() -> None:
             _keep({"model": FLOOR, "events": options.events, **judge.floor()})
             continue
         rows, config = MODELS[model]
-        path = cache_folder() / f"showers-{model}.safetensors"
+        path = _path(model)
         if not (options.trained and path.exists()):
             preprocessing = Showers(simulator.geometry)
             surrogate = sp.Surrogate(model, preprocessing=preprocessing, prior=simulator.parameters, config=config)
@@ -81,6 +88,28 @@ def main() -> None:
             **measured,
         }
         _keep(row)
+
+
+def _path(model: str) -> Path:
+    return cache_folder() / f"showers-{model}.safetensors"
+
+
+def _time_again(simulator: ElectromagneticShowers, models: list[str]) -> None:
+    """Put new timings, on a machine that does nothing else, in the place of those of an earlier run."""
+    rows = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))["rows"]
+    for row in rows:
+        if row["model"] in models:
+            _keep({**row, **_rates(simulator, sp.load(_path(row["model"])))})
+
+
+def _rates(simulator: ElectromagneticShowers, surrogate: sp.Surrogate) -> dict[str, Any]:
+    """Showers of 100 GeV in a second of both, in turns."""
+    rates: dict[int, float] = {}
+    simulated = 0.0
+    for _ in range(_TURNS):
+        simulated = max(simulated, _rate(simulator, 2_000))
+        rates = {n: max(rates.get(n, 0.0), _rate(surrogate, n)) for n in (1, 100, 10_000)}
+    return {"rates": rates, "simulator_rate": simulated, "speed_up": rates[10_000] / simulated}
 
 
 def _keep(row: dict[str, Any]) -> None:
@@ -107,15 +136,12 @@ class _Judge:
         made = surrogate(self.other, seed=derive(self.seed, "showers"))
         features = [torch.stack(list(self._features(*one).values()), 1) for one in self._pair(made)]
         shares = precision_recall_density_coverage(*(f[:10_000] for f in features), seed=self.seed)
-        simulated, best = _rate(self.simulator, 2_000), {n: _rate(surrogate, n) for n in (1, 100, 10_000)}
         return {
             **self._classifiers(made),
             **self._response(made),
             "precision": float(shares.value[0]),
             "coverage": float(shares.value[3]),
-            "rates": best,
-            "simulator_rate": simulated,
-            "speed_up": best[10_000] / simulated,
+            **_rates(self.simulator, surrogate),
         }
 
     def _pair(self, made: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
