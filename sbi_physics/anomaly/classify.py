@@ -10,54 +10,40 @@ remembers of single events would swamp it: the events are cut into folds, and ea
 seen it.  The mean of many classifiers, each with a validation split of its own, is far better than one; boosted trees
 are fast, and not disturbed by features that say nothing (Finke et al. 2023, arXiv:2309.13111).
 
-Two numbers, slope and offset of the log-odds, calibrate the ratio on the events out of fold.  Trees take no negative
-weights: they are replaced by their mean at x, a regression (neural resampling: Nachman and Thaler 2020,
-arXiv:2007.11586), which leaves the optimum where it was.
+Two numbers, slope and offset of the log-odds, calibrate the ratio on the events out of fold.
+
+For counting there is a second score.  Of two folds that score each other, a common fluctuation raises the counts of
+both: without signal the number that passes has up to twice the variance of a Poisson number.  So events are *selected*
+by models of the folds before theirs, and those of the first fold not at all.  Given what came before, the count of each
+fold is then a Poisson number.  The selection score is minus the logarithm of the share of the template that is as
+signal-like, by the same models: a cut keeps the same share of background in each fold.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from sbi_physics.anomaly.classifiers import (
+    Sample,
+    balanced,
+    classifier_options,
+    log_odds,
+    positive,
+    train_classifier,
+)
 from sbi_physics.anomaly.events import checked_features, checked_weights
-from sbi_physics.core.checks import known_keys, positive_integer, resolve_device
+from sbi_physics.core.checks import positive_integer, resolve_device
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.random import check_seed, derive, seeded
-from sbi_physics.models.residual import ResidualNetwork
-from sbi_physics.models.scaling import Standardise
-from sbi_physics.train.config import TrainConfig
-from sbi_physics.train.loop import train
 
-__all__ = ["CLASSIFIERS", "RatioClassifier"]
+__all__ = ["RatioClassifier", "background_rank", "drawn_folds"]
 
-CLASSIFIERS = ("trees", "networks")
-_TREES: dict[str, Any] = {
-    "learning_rate": 0.1,
-    "max_iter": 200,
-    "max_leaf_nodes": 31,
-    "n_iter_no_change": 10,
-    "validation_fraction": 0.3,
-}
-_NETWORK: dict[str, Any] = {"hidden_features": 64, "blocks": 2}
-_TRAINING = TrainConfig(epochs=15, batch_size=512, learning_rate=3e-3, validation_fraction=0.3)
 _FEWEST = 2
 _CALIBRATION_STEPS = 25
-
-
-class Sample(NamedTuple):
-    """Events ``(n, D)`` and their weights ``(n,)``, float64."""
-
-    x: Tensor
-    weights: Tensor
-
-    def rows(self, keep: Tensor) -> "Sample":
-        """Some of the events."""
-        return Sample(self.x[keep], self.weights[keep])
+_STEPS_END = 1e-10
 
 
 class RatioClassifier:
@@ -74,6 +60,8 @@ class RatioClassifier:
     Attributes:
         data_scores: calibrated log-ratios of the data of `fit`, each by models that have not seen it, float64 ``(n,)``.
         template_scores: likewise of the template ``(m,)``.
+        data_selection: selection scores of the data ``(n,)``, minus infinity in the first fold.
+        template_selection: likewise of the template ``(m,)``.
         slope: of the calibration; below 1 the classifiers were too sure.
         offset: of the calibration.
 
@@ -83,6 +71,8 @@ class RatioClassifier:
 
     data_scores: Tensor
     template_scores: Tensor
+    data_selection: Tensor
+    template_selection: Tensor
 
     def __init__(
         self,
@@ -93,17 +83,14 @@ class RatioClassifier:
         device: str | torch.device = "auto",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        known_keys([kind], CLASSIFIERS, "classifier")
-        self.kind, self.folds = kind, positive_integer(folds, "folds")
+        self.kind, self.options = kind, classifier_options(kind, options)
+        self.folds, self.members = positive_integer(folds, "folds"), positive_integer(members, "members")
         if folds < _FEWEST:
             raise UsageError(f"folds: expected at least {_FEWEST}, got {folds}")
-        self.members, self.device = positive_integer(members, "members"), resolve_device(device)
-        defaults = _TREES if kind == "trees" else _NETWORK
-        if kind == "networks":
-            known_keys(list(options or {}), list(defaults), "option of the networks")
-        self.options = {**defaults, **(options or {})}
+        self.device = resolve_device(device)
         self.slope, self.offset = 1.0, 0.0
         self._models: list[list[Any]] = []
+        self._earlier: list[tuple[list[Any], Sample]] = []
 
     def fit(
         self,
@@ -112,6 +99,7 @@ class RatioClassifier:
         *,
         data_weights: Any = None,
         template_weights: Any = None,
+        selection: bool = False,
         seed: int = 0,
         progress: bool = True,
     ) -> Self:
@@ -122,6 +110,7 @@ class RatioClassifier:
             template: events ``(m, D)`` of the background.
             data_weights: ``(n,)``, negative ones among them; ones where None.
             template_weights: ``(m,)`` likewise.
+            selection: whether there are to be selection scores, which takes half as long again.
             seed: of folds, splits and models.
             progress: whether to show a progress bar.
 
@@ -134,22 +123,13 @@ class RatioClassifier:
         real = _checked_sample(data, data_weights, "data")
         self._columns = real.x.shape[1]
         background = _checked_sample(template, template_weights, "template", self._columns)
-        samples = [_positive(one, derive(seed, "weights", k)) for k, one in enumerate((real, background))]
+        samples = [positive(one, derive(seed, "weights", k)) for k, one in enumerate((real, background))]
         folds = [self._folds(len(one.x), derive(seed, "folds", k)) for k, one in enumerate(samples)]
-        scores = [torch.empty(len(one.x), dtype=torch.float64) for one in samples]
-        self._models = []
-        with progress_bar(self.folds * self.members, "training classifiers", enabled=progress) as advance:
-            for fold in range(self.folds):
-                parts = [one.rows(where != fold) for one, where in zip(samples, folds, strict=True)]
-                models = []
-                for member in range(self.members):
-                    models.append(self._trained(*_balanced(*parts), derive(seed, "model", fold, member)))
-                    advance(1)
-                self._models.append(models)
-                for score, one, where in zip(scores, samples, folds, strict=True):
-                    score[where == fold] = self._log_odds(models, one.x[where == fold])
-        self.slope, self.offset = _calibration(scores[0], scores[1], samples[0], samples[1])
-        self.data_scores, self.template_scores = (self.offset + self.slope * score for score in scores)
+        passes = self.folds + (self.folds - 1 if selection else 0)
+        with progress_bar(passes * self.members, "training classifiers", enabled=progress) as advance:
+            self._cross_fit(samples, folds, seed, advance)
+            if selection:
+                self._select(samples, folds, seed, advance)
         return self
 
     def __call__(self, x: Any) -> Tensor:
@@ -160,14 +140,12 @@ class RatioClassifier:
             ShapeError, NonFiniteError: the events have another shape, or are not finite.
         """
         events = self._checked(x)
-        every = [model for models in self._models for model in models]
-        return self.offset + self.slope * self._log_odds(every, events)
+        return self.offset + self.slope * log_odds([model for models in self._models for model in models], events)
 
     def as_data(self, x: Any, *, seed: int = 0) -> Tensor:
-        """Log-ratios ``(n,)`` of unseen events ``(n, D)``, each by the models of one fold only.
+        """Log-ratios ``(n,)`` of unseen events ``(n, D)``, each by the models of one fold only, as those of the data.
 
-        The mean of all models is better than that of a fold, and so it is another number: events that are to be
-        selected beside the data of `fit`, with one cut, must be scored as those are.
+        The mean of all models is better than that of a fold, and so it is another number.
 
         Args:
             x: the events.
@@ -177,13 +155,66 @@ class RatioClassifier:
             UsageError: it is not trained.
             ShapeError, NonFiniteError: the events have another shape, or are not finite.
         """
-        events = self._checked(x)
-        with seeded(seed):
-            fold = torch.randint(self.folds, (len(events),))
+        events, fold = self._checked(x), drawn_folds(len(x), self.folds, seed)
         score = torch.empty(len(events), dtype=torch.float64)
         for k, models in enumerate(self._models):
-            score[fold == k] = self._log_odds(models, events[fold == k])
-        return self.offset + self.slope * score
+            score[fold == k] = self.offset + self.slope * log_odds(models, events[fold == k])
+        return score
+
+    def select(self, x: Any, *, seed: int = 0) -> Tensor:
+        """Selection scores ``(n,)`` of unseen events ``(n, D)``; as many as of the data are not scored.
+
+        Args:
+            x: the events.
+            seed: of the choice of the fold of each event.
+
+        Raises:
+            UsageError: it is not trained, or without selection scores.
+            ShapeError, NonFiniteError: the events have another shape, or are not finite.
+        """
+        events, fold = self._checked(x), drawn_folds(len(x), self.folds, seed)
+        if not self._earlier:
+            raise UsageError("select: expected a classifier trained with selection=True")
+        score = torch.full((len(events),), -torch.inf, dtype=torch.float64)
+        for k, (models, template) in enumerate(self._earlier, start=1):
+            score[fold == k] = background_rank(log_odds(models, events[fold == k]), template.x[:, 0], template.weights)
+        return score
+
+    def _cross_fit(self, samples: list[Sample], folds: list[Tensor], seed: int, advance: Callable[..., None]) -> None:
+        """Train the models of each fold on the others, and calibrate what they say of it."""
+        scores = [torch.empty(len(one.x), dtype=torch.float64) for one in samples]
+        self._models = []
+        for fold in range(self.folds):
+            parts = [one.rows(where != fold) for one, where in zip(samples, folds, strict=True)]
+            models = self._ensemble(parts[0], parts[1], derive(seed, "models", fold), advance)
+            self._models.append(models)
+            for score, one, where in zip(scores, samples, folds, strict=True):
+                score[where == fold] = log_odds(models, one.x[where == fold])
+        self.slope, self.offset = _calibration(scores[0], scores[1], samples[0], samples[1])
+        self.data_scores, self.template_scores = (self.offset + self.slope * score for score in scores)
+
+    def _select(self, samples: list[Sample], folds: list[Tensor], seed: int, advance: Callable[..., None]) -> None:
+        """Train models of the data in earlier folds; of the template in all others, which tells nothing of the data."""
+        selection = [torch.full((len(one.x),), -torch.inf, dtype=torch.float64) for one in samples]
+        self._earlier = []
+        for fold in range(1, self.folds):
+            parts = [samples[0].rows(folds[0] < fold), samples[1].rows(folds[1] != fold)]
+            models = self._ensemble(parts[0], parts[1], derive(seed, "earlier", fold), advance)
+            here = samples[1].rows(folds[1] == fold)
+            reference = Sample(log_odds(models, here.x).unsqueeze(1), here.weights)
+            self._earlier.append((models, reference))
+            for score, one, where in zip(selection, samples, folds, strict=True):
+                values = log_odds(models, one.x[where == fold])
+                score[where == fold] = background_rank(values, reference.x[:, 0], reference.weights)
+        self.data_selection, self.template_selection = selection
+
+    def _ensemble(self, data: Sample, template: Sample, seed: int, advance: Callable[..., None]) -> list[Any]:
+        models = []
+        for member in range(self.members):
+            how = {"device": self.device, "seed": derive(seed, member)}
+            models.append(train_classifier(self.kind, data, template, self.options, **how))
+            advance(1)
+        return models
 
     def _checked(self, x: Any) -> Tensor:
         if not self._models:
@@ -196,35 +227,26 @@ class RatioClassifier:
         with seeded(seed):
             return torch.randperm(n) % self.folds
 
-    def _trained(self, x: Tensor, label: Tensor, weights: Tensor, seed: int) -> Any:
-        if self.kind == "trees":
-            return _boosted(x, label, weights, self.options, seed)
-        return _network(x, label, weights, self.options, self.device, seed)
 
-    def _log_odds(self, models: list[Any], x: Tensor) -> Tensor:
-        """Log-odds of the mean probability of some models: ``(n,)``."""
-        if not len(x):
-            return x.new_zeros(0)
-        probability = torch.stack([_probability(model, x) for model in models]).mean(0)
-        return torch.logit(probability, eps=1e-12)
+def drawn_folds(n: int, folds: int, seed: int) -> Tensor:
+    """A fold ``(n,)`` for each of n events, at random."""
+    with seeded(seed):
+        return torch.randint(folds, (n,))
 
 
-class _Network(nn.Module):
-    """A classifier with its scaling; the second output is the log-odds of data."""
+def background_rank(scores: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
+    """Minus the logarithm of the share of a background that is as signal-like: ``(n,)``.
 
-    def __init__(self, features: int, hidden_features: int, blocks: int) -> None:
-        super().__init__()
-        self.scaling = Standardise((features,))
-        self.network = ResidualNetwork(features, 1, hidden_features=hidden_features, blocks=blocks)
-
-    def loss(self, scaled: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy ``(n,)``."""
-        return F.binary_cross_entropy_with_logits(self.network(scaled)[:, 0], label, reduction="none")
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """Probability ``(n,)`` of data."""
-        return torch.sigmoid(self.network(self.scaling(x))[:, 0])
+    Args:
+        scores: ``(n,)``, larger where more signal-like.
+        reference: scores of the background ``(m,)``.
+        weights: of the background ``(m,)``, none negative.
+    """
+    order = reference.argsort()
+    above = torch.cat([weights[order].flip(0).cumsum(0).flip(0), weights.new_zeros(1)])
+    # One event more, so that the share is never zero.
+    one, place = weights.mean(), torch.searchsorted(reference[order], scores.contiguous())
+    return -torch.log((above[place] + one) / (above[0] + one))
 
 
 def _checked_sample(x: Any, weights: Any, name: str, columns: int | None = None) -> Sample:
@@ -233,61 +255,10 @@ def _checked_sample(x: Any, weights: Any, name: str, columns: int | None = None)
     return Sample(events, checked_weights(weights, len(events), f"{name} weights"))
 
 
-def _positive(sample: Sample, seed: int) -> Sample:
-    """The same density with weights that are not negative: those of a regression on the events, where some are."""
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    if not bool((sample.weights < 0).any()):
-        return sample
-    regression = HistGradientBoostingRegressor(max_iter=100, min_samples_leaf=50, random_state=seed % 2**32)
-    regression.fit(sample.x.numpy(), sample.weights.numpy())
-    mean = torch.from_numpy(regression.predict(sample.x.numpy())).clamp(min=0.0)
-    return Sample(sample.x, mean * (sample.weights.sum() / mean.sum()))
-
-
-def _balanced(data: Sample, template: Sample) -> tuple[Tensor, Tensor, Tensor]:
-    """Events, labels and weights of both, the weights of either with the sum of half of the events."""
-    half = (len(data.x) + len(template.x)) / 2
-    for name, part in {"data": data, "template": template}.items():
-        if not float(part.weights.sum()) > 0:
-            raise UsageError(f"{name} weights: expected a positive sum in each fold, got {float(part.weights.sum()):g}")
-    weights = [part.weights * (half / part.weights.sum()) for part in (data, template)]
-    label = torch.cat([torch.ones(len(data.x)), torch.zeros(len(template.x))])
-    return torch.cat([data.x, template.x]), label, torch.cat(weights)
-
-
-def _boosted(x: Tensor, label: Tensor, weights: Tensor, options: Mapping[str, Any], seed: int) -> Any:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    model = HistGradientBoostingClassifier(**options, early_stopping=True, random_state=seed % 2**32)
-    return model.fit(x.numpy(), label.numpy(), sample_weight=weights.numpy())
-
-
-def _network(
-    x: Tensor, label: Tensor, weights: Tensor, options: Mapping[str, Any], device: torch.device, seed: int
-) -> Any:
-    with seeded(derive(seed, "start")):
-        model = _Network(x.shape[1], **options)
-    events = x.float()
-    model.scaling.fit(events)
-    model.to(device)
-    data = [model.scaling(events.to(device)), label.to(device)]
-    train(model, model.loss, data, weights=weights.float(), config=_TRAINING, seed=seed, progress=False)
-    return model.eval()
-
-
-def _probability(model: Any, x: Tensor) -> Tensor:
-    if isinstance(model, _Network):
-        where = next(model.parameters()).device
-        return torch.cat([model(part.float().to(where)).double().cpu() for part in x.split(1 << 16)])
-    return torch.from_numpy(np.asarray(model.predict_proba(x.numpy())[:, 1], dtype=np.float64))
-
-
 def _calibration(data: Tensor, template: Tensor, of_data: Sample, of_template: Sample) -> tuple[float, float]:
     """Slope and offset of the log-odds with the least cross-entropy; the slope is positive, so that ranks stay."""
-    x, label, weights = _balanced(
-        Sample(data[:, None], of_data.weights), Sample(template[:, None], of_template.weights)
-    )
+    columns = Sample(data[:, None], of_data.weights), Sample(template[:, None], of_template.weights)
+    x, label, weights = balanced(*columns)
     design = torch.cat([x, torch.ones_like(x)], 1)
     found = torch.tensor([1.0, 0.0], dtype=torch.float64)
     for _ in range(_CALIBRATION_STEPS):
@@ -295,11 +266,9 @@ def _calibration(data: Tensor, template: Tensor, of_data: Sample, of_template: S
         gradient = design.T @ (weights * (p - label))
         hessian = (design * (weights * p * (1 - p)).unsqueeze(1)).T @ design
         hessian += 1e-9 * hessian.trace() * torch.eye(2, dtype=torch.float64)
-        step = torch.linalg.lstsq(
-            hessian + 1e-9 * hessian.trace() * torch.eye(2, dtype=torch.float64), gradient
-        ).solution
+        step = torch.linalg.lstsq(hessian, gradient).solution
         found = found - step
-        if float(step.abs().max()) < 1e-10:
+        if float(step.abs().max()) < _STEPS_END:
             break
     if not (bool(torch.isfinite(found).all()) and float(found[0]) > 0):
         # Scores that say nothing at all: they stay as they are.

@@ -21,7 +21,7 @@ from sbi_physics.anomaly.classify import RatioClassifier
 from sbi_physics.anomaly.conditional import DensitySettings
 from sbi_physics.anomaly.events import Events, SignalRegion, checked_events, split_regions
 from sbi_physics.anomaly.mass import MassModel
-from sbi_physics.anomaly.search_result import SearchResult, evaluate_search
+from sbi_physics.anomaly.search_result import SearchResult, Selections, evaluate_search
 from sbi_physics.anomaly.template import BackgroundTemplate, TemplateInputs, build_template
 from sbi_physics.core.checks import as_tensor, positive_integer, resolve_device
 from sbi_physics.core.errors import ShapeError, UsageError
@@ -43,11 +43,9 @@ class _Trained(NamedTuple):
     mass: MassModel
     scores: Tensor
     control_scores: Tensor
-    template_events: Events
     template_scores: Tensor
-    beside: tuple[Tensor, Tensor] | None
+    selections: Selections
     inside: Tensor
-    seed: int
 
 
 class ResonantSearch:
@@ -247,13 +245,9 @@ class ResonantSearch:
         found = self._fitted()
         return evaluate_search(
             found.signal,
-            found.scores,
             found.control,
-            found.control_scores,
-            found.template_scores,
-            found.template_events.weights,
+            found.selections,
             found.mass,
-            beside=found.beside,
             efficiencies=efficiencies,
             toys=positive_integer(toys, "toys"),
             seed=check_seed(seed),
@@ -284,19 +278,23 @@ class ResonantSearch:
                 seen,
                 data_weights=signal.weights,
                 template_weights=weights,
+                selection=True,
                 seed=derive(seed, "classifier"),
                 progress=progress,
             )
             background = background._replace(weights=weights)
-            scores, template_scores = classifier.data_scores, classifier.template_scores
+            scores, selection = classifier.data_scores, classifier.data_selection
+            template_scores, template_selection = classifier.template_scores, classifier.template_selection
         else:
-            scores = template.log_ratio(signal.features, signal.mass, template.folds)
-            template_scores = self._as_data(template, None, background, derive(seed, "template"))
-        control_scores = self._as_data(template, classifier, control, derive(seed, "control"))
-        made = template.sample_at(control.mass, seed=derive(seed, "beside"))
-        beside = None
+            scores, selection = template.data_scores(signal)
+            template_scores, template_selection = template.scores(background, seed=derive(seed, "template"))
+        if template.IS_CONTROL:
+            control_scores, control_selection = template_scores, template_selection
+        else:
+            control_scores, control_selection = self._as_data(template, classifier, control, derive(seed, "control"))
+        made, beside = template.sample_at(control.mass, seed=derive(seed, "beside")), None
         if made is not None:
-            beside = self._as_data(template, classifier, made, derive(seed, "made beside")), made.weights
+            beside = self._as_data(template, classifier, made, derive(seed, "made beside"))[1], made.weights
         return _Trained(
             signal,
             control,
@@ -305,24 +303,23 @@ class ResonantSearch:
             mass,
             scores,
             control_scores,
-            background,
             template_scores,
-            beside,
+            Selections(selection, control_selection, template_selection, background.weights, beside),
             inside,
-            seed,
         )
 
     def _as_data(
         self, template: BackgroundTemplate, classifier: RatioClassifier | None, events: Events, seed: int
-    ) -> Tensor:
-        """Scores of unseen events, comparable with those of the signal region's own."""
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and selection scores of unseen events, comparable with those of the signal region's own."""
         if classifier is None:
-            return template.log_ratio(events.features, events.mass, template.drawn_folds(len(events.mass), seed))
-        return classifier.as_data(template.coordinates(events.features, events.mass), seed=seed)
+            return template.scores(events, seed=seed)
+        seen = template.coordinates(events.features, events.mass)
+        return classifier.as_data(seen, seed=seed), classifier.select(seen, seed=seed)
 
     def _log_ratio(self, template: BackgroundTemplate, classifier: RatioClassifier | None, events: Events) -> Tensor:
         if classifier is None:
-            return template.log_ratio(events.features, events.mass)
+            return template.log_ratio(events)
         return classifier(template.coordinates(events.features, events.mass))
 
     def _fitted(self) -> _Trained:

@@ -15,7 +15,7 @@ small as the observed one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from sbi_physics.anomaly.spectrum import SpectrumFit, fit_spectrum
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import derive, numpy_generator
 
-__all__ = ["Estimate", "SearchResult", "WorkingPoint", "evaluate_search"]
+__all__ = ["Estimate", "SearchResult", "Selections", "WorkingPoint", "evaluate_search"]
 
 Array = NDArray[np.float64]
 _ORDERS_AFTER = (2, 3)
@@ -178,16 +178,30 @@ class SearchResult:
         return [(point.observed, point.fit.background, point.fit.uncertainty) for point in self.points]
 
 
+class Selections(NamedTuple):
+    """Scores by which events are cut, each by models that have not seen it.
+
+    Attributes:
+        signal: of the events of the signal region ``(n,)``.
+        control: of those of the control region ``(m,)``.
+        template: of the template in the signal region ``(k,)``.
+        template_weights: ``(k,)``.
+        beside: scores and weights of the template in the control region; None leaves the template uncorrected.
+    """
+
+    signal: Tensor
+    control: Tensor
+    template: Tensor
+    template_weights: Tensor
+    beside: tuple[Tensor, Tensor] | None
+
+
 def evaluate_search(
     signal: Events,
-    scores: Tensor,
     control: Events,
-    control_scores: Tensor,
-    template_scores: Tensor,
-    template_weights: Tensor,
+    selections: Selections,
     mass: MassModel,
     *,
-    beside: tuple[Tensor, Tensor] | None = None,
     efficiencies: Sequence[float],
     toys: int,
     seed: int,
@@ -196,13 +210,9 @@ def evaluate_search(
 
     Args:
         signal: events of the signal region.
-        scores: of those ``(n,)``.
         control: events of the control region.
-        control_scores: of those ``(m,)``, comparable with `scores`.
-        template_scores: of the template in the signal region ``(k,)``.
-        template_weights: of the template ``(k,)``.
+        selections: their scores.
         mass: the fit before any cut.
-        beside: scores and weights of the template in the control region; None leaves the template uncorrected.
         efficiencies: of the cuts.
         toys: pseudo-experiments.
         seed: of those.
@@ -213,7 +223,7 @@ def evaluate_search(
     kept = sorted({float(value) for value in efficiencies}, reverse=True)
     if not kept or not all(0 < value <= 1 for value in kept):
         raise UsageError(f"efficiencies: expected numbers in (0, 1], got {list(efficiencies)}")
-    cuts = _Cuts(signal, scores, control, control_scores, template_scores, template_weights, mass, beside)
+    cuts = _Cuts(signal, control, selections, mass)
     points = tuple(cuts.at(efficiency) for efficiency in kept)
     p_value, error = _global_p_value(points, cuts.scale, toys, seed)
     fit = mass.fit_of_spectrum
@@ -235,31 +245,15 @@ def evaluate_search(
 class _Cuts:
     """All events with their scores."""
 
-    def __init__(
-        self,
-        signal: Events,
-        scores: Tensor,
-        control: Events,
-        control_scores: Tensor,
-        template_scores: Tensor,
-        template_weights: Tensor,
-        mass: MassModel,
-        beside: tuple[Tensor, Tensor] | None,
-    ) -> None:
-        self.signal, self.scores, self.control, self.control_scores = signal, scores, control, control_scores
-        self.template_scores, self.template_weights, self.mass, self.beside = (
-            template_scores,
-            template_weights,
-            mass,
-            beside,
-        )
+    def __init__(self, signal: Events, control: Events, selections: Selections, mass: MassModel) -> None:
+        self.signal, self.control, self.selections, self.mass = signal, control, selections, mass
         weights = signal.weights
         self.plain = bool((weights == 1).all()) and bool((control.weights == 1).all())
         self.scale = 1.0 if self.plain else float(weights.sum() / weights.square().sum())
 
     def at(self, efficiency: float) -> WorkingPoint:
-        threshold = _weighted_quantile(self.template_scores, self.template_weights, efficiency)
-        inside, outside = self.scores >= threshold, self.control_scores >= threshold
+        threshold = _weighted_quantile(self.selections.template, self.selections.template_weights, efficiency)
+        inside, outside = self.selections.signal >= threshold, self.selections.control >= threshold
         passing = torch.cat([self.control.mass[outside], self.signal.mass[inside]])
         weights = torch.cat([self.control.weights[outside], self.signal.weights[inside]])
         observed = float(self.signal.weights[inside].sum())
@@ -311,12 +305,12 @@ class _Cuts:
 
     def _by_template(self, threshold: float) -> tuple[float, float]:
         before = self.mass.background
-        share, relative = _share(self.template_scores, self.template_weights, threshold)
+        share, relative = _share(self.selections.template, self.selections.template_weights, threshold)
         variance = (before.uncertainty / before.total) ** 2 + relative
         correction = 1.0
-        if self.beside is not None:
-            here, error_here = _share(*self.beside, threshold)
-            data, error = _share(self.control_scores, self.control.weights, threshold)
+        if self.selections.beside is not None:
+            here, error_here = _share(*self.selections.beside, threshold)
+            data, error = _share(self.selections.control, self.control.weights, threshold)
             if here > 0 and data > 0:
                 correction, variance = data / here, variance + error + error_here
         b = before.total * share * correction

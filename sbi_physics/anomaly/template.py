@@ -17,6 +17,7 @@ All but the last learn from the control region, the masses beside the signal reg
 ==================  ==================================================================================================
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sbi_physics.anomaly.classify import RatioClassifier
+from sbi_physics.anomaly.classify import RatioClassifier, background_rank, drawn_folds
 from sbi_physics.anomaly.conditional import DensitySettings, MassConditional
 from sbi_physics.anomaly.events import Events, SignalRegion
 from sbi_physics.anomaly.mass import MassModel
@@ -35,6 +36,7 @@ from sbi_physics.core.random import derive, seeded
 __all__ = ["METHODS", "BackgroundTemplate", "TemplateInputs", "build_template"]
 
 _LARGEST_LOG_WEIGHT = 5.0
+_LARGEST = 20.0
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,12 @@ class BackgroundTemplate(ABC):
     Attributes:
         NAME: by which users call it.
         CLASSIFIES: whether scores come from a classifier between data and template.
-        folds: otherwise, the part of each event of the signal region.
+        IS_CONTROL: whether the template is the control region itself, event by event.
     """
 
     NAME: ClassVar[str]
     CLASSIFIES: ClassVar[bool] = True
-    folds: Tensor
+    IS_CONTROL: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, given: TemplateInputs, *, seed: int, progress: bool) -> "BackgroundTemplate":
@@ -87,19 +89,17 @@ class BackgroundTemplate(ABC):
         """One background event at each mass ``(n,)`` of the control region; None where the method has no own there."""
         return None
 
-    def log_ratio(self, features: Tensor, mass: Tensor, fold: Tensor | None = None) -> Tensor:
-        """Log-ratio of data to background ``(n,)``, where there is no classifier for it.
-
-        Args:
-            features: ``(n, D)``.
-            mass: ``(n,)``.
-            fold: for each event the part ``(n,)`` whose density has not seen it; None takes the mean of all.
-        """
+    def log_ratio(self, events: Events) -> Tensor:
+        """Log-ratio of data to background ``(n,)``, where there is no classifier for it."""
         raise UsageError(f"log_ratio: the method {self.NAME!r} has a classifier for it")
 
-    def drawn_folds(self, n: int, seed: int) -> Tensor:
-        """The fold ``(n,)`` by which each of n unseen events is scored as data are."""
-        raise UsageError(f"folds: the method {self.NAME!r} has a classifier for them")
+    def data_scores(self, signal: Events) -> tuple[Tensor, Tensor]:
+        """As `RatioClassifier.data_scores` and ``data_selection``, where there is no classifier for it."""
+        raise UsageError(f"data_scores: the method {self.NAME!r} has a classifier for them")
+
+    def scores(self, events: Events, *, seed: int) -> tuple[Tensor, Tensor]:
+        """As `RatioClassifier.as_data` and ``select``, where there is no classifier for it."""
+        raise UsageError(f"scores: the method {self.NAME!r} has a classifier for them")
 
     def log_prob(self, features: Tensor, mass: Tensor) -> Tensor:
         """Log-density of background features ``(n, D)`` at masses ``(n,)``, float64."""
@@ -183,52 +183,60 @@ class _Densities(_Interpolation):
         super().fit(given, seed=seed, progress=progress)
         around = torch.cat([given.control.features, given.signal.features])
         with seeded(derive(seed, "folds")):
-            self.folds = torch.randperm(len(given.signal.features)) % given.folds
-        self._inside = [
-            MassConditional(given.density).fit(
-                given.signal.rows(self.folds != fold),
+            self._folds = torch.randperm(len(given.signal.features)) % given.folds
+
+        def learned(rows: Tensor, name: str, fold: int) -> MassConditional:
+            return MassConditional(given.density).fit(
+                given.signal.rows(rows),
                 around,
-                seed=derive(seed, "inside", fold),
+                seed=derive(seed, name, fold),
                 progress=progress,
                 description=f"learning the signal region, part {fold + 1} of {given.folds}",
             )
-            for fold in range(given.folds)
-        ]
+
+        self._others = [learned(self._folds != fold, "others", fold) for fold in range(given.folds)]
+        self._earlier = [learned(self._folds < fold, "earlier", fold) for fold in range(1, given.folds)]
+        background = self.sample(len(given.signal.mass), seed=derive(seed, "reference"))
+        self._reference = [self._ratio(density, background) for density in self._earlier]
         return self
 
-    def drawn_folds(self, n: int, seed: int) -> Tensor:
-        with seeded(seed):
-            return torch.randint(len(self._inside), (n,))
+    def log_ratio(self, events: Events) -> Tensor:
+        each = torch.stack([density.log_prob(events.features, events.mass) for density in self._others])
+        return _comparable(each.logsumexp(0) - math.log(len(each)), self.log_prob(events.features, events.mass))
 
-    def log_ratio(self, features: Tensor, mass: Tensor, fold: Tensor | None = None) -> Tensor:
-        background = self.density.log_prob(features, mass)
-        if fold is None:
-            each = torch.stack([density.log_prob(features, mass) for density in self._inside])
-            data = each.logsumexp(0) - torch.log(torch.tensor(float(len(each)), dtype=torch.float64))
-        else:
-            data = torch.empty_like(background)
-            for k, density in enumerate(self._inside):
-                data[fold == k] = density.log_prob(features[fold == k], mass[fold == k])
-        # Out of the bounds of both there is nothing to compare.
-        return torch.nan_to_num(data - background, nan=0.0, posinf=20.0, neginf=-20.0)
+    def data_scores(self, signal: Events) -> tuple[Tensor, Tensor]:
+        return self._by_fold(signal, self._folds)
+
+    def scores(self, events: Events, *, seed: int) -> tuple[Tensor, Tensor]:
+        return self._by_fold(events, drawn_folds(len(events.mass), len(self._others), seed))
+
+    def _by_fold(self, events: Events, fold: Tensor) -> tuple[Tensor, Tensor]:
+        score = torch.empty(len(fold), dtype=torch.float64)
+        selection = torch.full_like(score, -torch.inf)
+        for k, density in enumerate(self._others):
+            score[fold == k] = self._ratio(density, events.rows(fold == k))
+        for k, (density, reference) in enumerate(zip(self._earlier, self._reference, strict=True), start=1):
+            ratio = self._ratio(density, events.rows(fold == k))
+            selection[fold == k] = background_rank(ratio, reference, torch.ones_like(reference))
+        return score, selection
+
+    def _ratio(self, density: MassConditional, events: Events) -> Tensor:
+        return _comparable(density.log_prob(events.features, events.mass), self.log_prob(events.features, events.mass))
 
 
 class _Sidebands(BackgroundTemplate):
     """Events of the control region as they are."""
 
     NAME = "sidebands"
+    IS_CONTROL = True
 
     def fit(self, given: TemplateInputs, *, seed: int, progress: bool) -> "BackgroundTemplate":
         self._control, self._mass = given.control, given.mass
         return self
 
     def sample(self, n: int, *, seed: int) -> Events:
-        # There are no others: more than there are would be the same ones again.
-        many = len(self._control.mass)
-        with seeded(derive(seed, "order")):
-            rows = torch.randperm(many)[: min(n, many)]
-        mass = self._mass.sample(len(rows), seed=derive(seed, "mass"))
-        return Events(self._control.features[rows], mass, self._control.weights[rows])
+        # All of them in their order, whatever n: there are no others.
+        return self._control._replace(mass=self._mass.sample(len(self._control.mass), seed=derive(seed, "mass")))
 
 
 class _Reweighting(BackgroundTemplate):
@@ -274,6 +282,11 @@ def build_template(name: str) -> BackgroundTemplate:
     """
     known_keys([name], list(METHODS), "method")
     return METHODS[name]()
+
+
+def _comparable(log_data: Tensor, log_background: Tensor) -> Tensor:
+    """Log-ratios, bounded; zero out of the bounds of both."""
+    return torch.nan_to_num(log_data - log_background, nan=0.0, posinf=_LARGEST, neginf=-_LARGEST)
 
 
 def _with_mass(events: Events) -> Tensor:
