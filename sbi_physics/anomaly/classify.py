@@ -211,8 +211,8 @@ class RatioClassifier:
     def _ensemble(self, data: Sample, template: Sample, seed: int, advance: Callable[..., None]) -> list[Any]:
         models = []
         for member in range(self.members):
-            how = {"device": self.device, "seed": derive(seed, member)}
-            models.append(train_classifier(self.kind, data, template, self.options, **how))
+            start = derive(seed, member)
+            models.append(train_classifier(self.kind, data, template, self.options, device=self.device, seed=start))
             advance(1)
         return models
 

@@ -229,6 +229,30 @@ class ResonantSearch:
         events = checked_events(features, mass, None, columns=found.signal.features.shape[1])
         return self._log_ratio(found.template, found.classifier, events)
 
+    @property
+    def data_selection(self) -> Tensor:
+        """Scores ``(n,)`` of the events of `fit`, float64, on which `search` cuts: by models of earlier folds alone."""
+        found = self._fitted()
+        scores = torch.empty(len(found.inside), dtype=torch.float64)
+        scores[found.inside], scores[~found.inside] = found.selections.signal, found.selections.control
+        return scores
+
+    def score_as_data(self, features: Any, mass: Any, *, seed: int = 0) -> Tensor:
+        """Log-ratios ``(n,)`` of other events, each by the models of one fold, to be compared with `data_scores`.
+
+        Args:
+            features: ``(n, D)``.
+            mass: ``(n,)``.
+            seed: of the choice of the folds.
+
+        Raises:
+            UsageError: nothing is fitted.
+            ShapeError, NonFiniteError: the shapes do not fit, or a number is NaN or infinite.
+        """
+        found = self._fitted()
+        events = checked_events(features, mass, None, columns=found.signal.features.shape[1])
+        return self._as_data(found.template, found.classifier, events, check_seed(seed))[0]
+
     def search(
         self, *, efficiencies: Sequence[float] = EFFICIENCIES, toys: int = 20_000, seed: int = 0
     ) -> SearchResult:

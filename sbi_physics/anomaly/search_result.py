@@ -348,9 +348,7 @@ def _global_p_value(points: Sequence[WorkingPoint], scale: float, toys: int, see
     steps, spread = np.diff(b, prepend=0.0), np.sqrt(np.diff(variance, prepend=0.0))
     n = random.poisson(np.broadcast_to(steps, (toys, len(steps)))).cumsum(1)
     estimates = (steps + spread * random.standard_normal((toys, len(steps)))).cumsum(1)
-    p_values = discovery_p_value(
-        n, np.maximum(estimates, _SMALLEST_BACKGROUND), np.broadcast_to(variance**0.5, n.shape)
-    )
+    p_values = discovery_p_value(n, np.maximum(estimates, _SMALLEST_BACKGROUND), np.tile(variance**0.5, (toys, 1)))
     observed = min(point.fit.p_value for point in points)
     share = float((p_values.min(1) <= observed * (1 + 1e-9)).mean())
     return share, float(np.sqrt(max(share * (1 - share), 1 / toys) / toys))
