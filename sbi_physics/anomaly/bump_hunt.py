@@ -1,7 +1,7 @@
 """`bump_hunt`: is there a bump anywhere in a falling spectrum, all places that were looked at counted?
 
 In each window the background is a fit to the rest of the spectrum (`spectrum.py`), and the local p-value is that of a
-counting experiment whose background is as uncertain as the fit leaves it (`counting.py`, Z_Bi).  The smallest local
+counting experiment whose background is as uncertain as the fit leaves it, normally in its logarithm (`counting.py`).  The smallest local
 p-value of all windows is small somewhere by chance; how often, pseudo-experiments say: spectra are drawn from the fit
 to the whole spectrum, and go through the same fits, choice of order included, in the same windows.  The share of them
 with a smallest local p-value as small is the global p-value (the trials factor of Gross and Vitells, arXiv:1005.1891,
@@ -277,6 +277,7 @@ def _look(place: _Window, counts: Array, scale: Array, level: float, test: Order
         place.worth * np.maximum(observed, 0),
         place.worth * np.maximum(expected, _LEAST_BACKGROUND),
         place.worth * uncertainty,
+        constraint="lognormal",
     )
     return observed, expected, uncertainty, p_values, np.array(fits.orders)[fits.chosen], converged
 

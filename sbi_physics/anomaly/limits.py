@@ -16,20 +16,20 @@ from scipy.special import gammaincc, log_ndtr, ndtr
 
 from sbi_physics.anomaly.binning import Array
 from sbi_physics.anomaly.counting import (
-    Constraint,
-    Counts,
-    background_quantiles,
     checked_experiment,
+    checked_treatment,
     conditional_background,
     likelihood_loss,
 )
-from sbi_physics.core.checks import known_keys
+from sbi_physics.anomaly.marginal import Constraint, Counts, Marginal
 from sbi_physics.core.errors import UsageError
 
 __all__ = ["UpperLimit", "upper_limit"]
 
 _BANDS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 _BISECTIONS = 60
+_SECANTS = 60
+_CLOSE = 1e-9
 _DOUBLINGS = 60
 
 
@@ -67,15 +67,14 @@ def upper_limit(
         efficiency: ``(*,)`` the share of the signal that is counted; with the luminosity multiplied in, the limit is
             one on the cross section.
         method: ``"marginal"`` or ``"asymptotic"``, see the module.
-        constraint: of the background, ``"gamma"`` or ``"gaussian"``, see `counting`.
+        constraint: of the background: ``"gamma"``, ``"gaussian"`` or, if marginal, ``"lognormal"``; see `counting`.
 
     Raises:
         ShapeError, NonFiniteError: the shapes do not go together, or a number is NaN or infinite.
         UsageError: a count or an uncertainty is negative, a background or an efficiency is not positive, or `level` is
             no probability.
     """
-    known_keys([method], ["marginal", "asymptotic"], "method")
-    known_keys([constraint], ["gamma", "gaussian"], "constraint")
+    checked_treatment(method, constraint, ("marginal", "asymptotic"))
     if not 0 < level < 1:
         raise UsageError(f"level: expected a probability between 0 and 1, got {level!r}")
     given = checked_experiment(n, background, uncertainty)
@@ -83,25 +82,22 @@ def upper_limit(
     if not (np.isfinite(share) & (share > 0)).all():
         raise UsageError(f"efficiency: expected positive numbers, got {share.min():g}")
     solve = _marginal if method == "marginal" else _asymptotic
-    observed, expected = solve(given, 1 - level, constraint)
-    return UpperLimit(observed / share, expected / share[..., None], level)
+    observed, expected = solve(Counts(*(part.ravel() for part in given)), 1 - level, constraint)
+    shape = given.n.shape
+    return UpperLimit(observed.reshape(shape) / share, expected.reshape(*shape, -1) / share[..., None], level)
 
 
 def _marginal(given: Counts, alpha: float, constraint: Constraint) -> tuple[Array, Array]:
-    backgrounds, weights = background_quantiles(given, constraint)
-
-    def few(n: Array, signal: Array) -> Array:
-        """Probability of at most n events."""
-        result: Array = gammaincc(n[..., None] + 1, signal[..., None] + backgrounds) @ weights
-        return result
+    chances = Marginal(given, constraint)
+    nothing = np.zeros_like(given.n)
 
     def limit(n: Array) -> Array:
-        alone = few(n, np.zeros_like(n))
-        return _falls_below(lambda signal: few(n, signal) / alone, alpha, given)
+        few = chances.at_most(n)
+        alone = few(nothing)
+        return _falls_below(lambda signal: np.log(np.maximum(few(signal) / alone, 1e-300)), alpha, given)
 
-    nothing = np.zeros_like(given.n)
-    quantiles = [_least_count(lambda n: few(n, nothing), ndtr(band), given) for band in _BANDS]
-    return limit(given.n), np.stack([limit(n) for n in quantiles], -1)
+    counts = [_least_count(lambda n: chances.at_most(n)(nothing), ndtr(band), given) for band in _BANDS]
+    return limit(given.n), np.stack([limit(n) for n in counts], -1)
 
 
 def _asymptotic(given: Counts, alpha: float, constraint: Constraint) -> tuple[Array, Array]:
@@ -122,32 +118,44 @@ def _asymptotic(given: Counts, alpha: float, constraint: Constraint) -> tuple[Ar
         q = np.where(signal > best, root(given, signal, loss_of_best), 0.0)
         expected = np.maximum(root(asimov, signal, 0.0), 1e-12)
         shift = np.where(q <= expected, q - expected, (q**2 - expected**2) / (2 * expected))
-        return np.exp(log_ndtr(-shift - expected) - log_ndtr(-shift))
+        result: Array = log_ndtr(-shift - expected) - log_ndtr(-shift)
+        return result
 
     def band(place: float) -> Array:
         def expected(signal: Array) -> Array:
-            return np.exp(log_ndtr(place - root(asimov, signal, 0.0)) - log_ndtr(place))
+            result: Array = log_ndtr(place - root(asimov, signal, 0.0)) - log_ndtr(place)
+            return result
 
         return _falls_below(expected, alpha, given)
 
     return _falls_below(observed, alpha, given), np.stack([band(place) for place in _BANDS], -1)
 
 
-def _falls_below(share: Callable[[Array], Array], alpha: float, given: Counts) -> Array:
-    """The signal ``(*,)`` at which a share that falls with it reaches alpha."""
-    high = 3 + np.sqrt(given.n + given.background) + given.uncertainty
+def _falls_below(logarithm: Callable[[Array], Array], alpha: float, given: Counts) -> Array:
+    """The signal ``(*,)`` at which a share, whose logarithm falls with it, reaches alpha."""
+
+    def above(signal: Array) -> Array:
+        return logarithm(signal) - np.log(alpha)
+
+    low, high = np.zeros_like(given.n), 3 + np.sqrt(given.n + given.background) + given.uncertainty
+    at_low, at_high = above(low), above(high)
     for _ in range(_DOUBLINGS):
-        beyond = share(high) > alpha
+        beyond = at_high > 0
         if not beyond.any():
             break
+        low, at_low = np.where(beyond, high, low), np.where(beyond, at_high, at_low)
         high = np.where(beyond, 2 * high, high)
-    low = np.zeros_like(high)
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        beyond = share(middle) > alpha
-        low, high = np.where(beyond, middle, low), np.where(beyond, high, middle)
-    result: Array = 0.5 * (low + high)
-    return result
+        at_high = above(high)
+    for _ in range(_SECANTS):
+        # The Illinois form of regula falsi: the end that stays counts half, so that it moves too.
+        middle = np.clip((low * at_high - high * at_low) / np.minimum(at_high - at_low, -1e-300), low, high)
+        value = above(middle)
+        left = value > 0
+        at_low, at_high = np.where(left, value, 0.5 * at_low), np.where(left, 0.5 * at_high, value)
+        low, high = np.where(left, middle, low), np.where(left, high, middle)
+        if (np.abs(value) < _CLOSE).all() or (high - low <= _CLOSE * high).all():
+            break
+    return middle
 
 
 def _least_count(at_most: Callable[[Array], Array], probability: float, given: Counts) -> Array:
@@ -155,7 +163,7 @@ def _least_count(at_most: Callable[[Array], Array], probability: float, given: C
     low = np.full_like(given.background, -1.0)
     high = np.ceil(20 + given.background + 10 * np.sqrt(given.background + given.uncertainty**2))
     for _ in range(_BISECTIONS):
-        middle = np.floor(0.5 * (low + high))
+        middle = np.maximum(np.floor(0.5 * (low + high)), 0)
         enough = at_most(middle) >= probability
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         if (high - low <= 1).all():
