@@ -1,11 +1,12 @@
 """`bump_hunt`: is there a bump anywhere in a falling spectrum, all places that were looked at counted?
 
 In each window the background is a fit to the rest of the spectrum (`spectrum.py`), and the local p-value is that of a
-counting experiment whose background is as uncertain as the fit leaves it, normally in its logarithm (`counting.py`).  The smallest local
-p-value of all windows is small somewhere by chance; how often, pseudo-experiments say: spectra are drawn from the fit
-to the whole spectrum, and go through the same fits, choice of order included, in the same windows.  The share of them
-with a smallest local p-value as small is the global p-value (the trials factor of Gross and Vitells, arXiv:1005.1891,
-by brute force; the statistic is that of BumpHunter, arXiv:1101.0390, with the background refitted each time).
+counting experiment whose background is as uncertain as the fit leaves it, normally in its logarithm (`counting.py`).
+The smallest local p-value of all windows is small somewhere by chance; how often, pseudo-experiments say: spectra are
+drawn from the fit to the whole spectrum, and go through the same fits, choice of order included, in the same windows.
+The share of them with a smallest local p-value as small is the global p-value (the trials factor of Gross and Vitells,
+arXiv:1005.1891, by brute force; the statistic is that of BumpHunter, arXiv:1101.0390, with the background refitted each
+time).
 """
 
 import time
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from sbi_physics.anomaly.binning import (
     Array,
+    Mask,
     checked_counts,
     checked_edges,
     checked_window,
@@ -115,7 +117,9 @@ class BumpHunt:
         if not len(self.toy_p_values):
             return f"{where}{what}, {local}"
         bound = "" if self.exceeding else "at least "
-        p = f"p = {self.global_p_value:.2g} ± {self.global_p_error:.1g}" if self.exceeding else f"p < {self.global_p_value:.2g}"
+        p = f"p < {self.global_p_value:.2g}"
+        if self.exceeding:
+            p = f"p = {self.global_p_value:.2g} ± {self.global_p_error:.1g}"
         return f"{where}{what}, {local}, global {bound}{self.global_significance:.1f} ({p})"
 
     def table(self) -> list[dict[str, float]]:
@@ -136,7 +140,7 @@ class BumpHunt:
 class _Window(NamedTuple):
     """A window, the functions outside and inside of it, and the events that a count in it is worth."""
 
-    inside: NDArray[np.bool_]
+    inside: Mask
     outside: BinnedFunction
     within: BinnedFunction
     orders: tuple[int, ...]
@@ -151,7 +155,7 @@ class _Scan(NamedTuple):
     uncertainty: Array
     p_values: Array
     orders: NDArray[np.intp]
-    converged: NDArray[np.bool_]
+    converged: Mask
 
 
 def bump_hunt(
@@ -205,7 +209,8 @@ def bump_hunt(
     every, scale = checked_orders(orders), events_per_weight(values, spread)
     usable = usable_orders(values, every, "")
     function = FallingFunction.orthonormal(bounds, values, usable[-1], sqrt_s)
-    places = [_place(bounds, values, scale, (low, high), function, usable) for low, high in intervals]
+    binned = function.binned(bounds)
+    places = [_place(bounds, values, scale, (low, high), binned, usable) for low, high in intervals]
     whole = np.ones(len(values), dtype=bool)
     fit = fitted(bounds, values, scale, whole, function, usable, level, test, None)
     start = np.pad(fit.coefficients, (0, usable[-1] - fit.order))
@@ -240,10 +245,10 @@ def _place(
     counts: Array,
     scale: Array,
     window: tuple[float, float],
-    function: FallingFunction,
+    binned: BinnedFunction,
     orders: Sequence[int],
 ) -> _Window:
-    inside, binned = window_bins(edges, window), function.binned(edges)
+    inside = window_bins(edges, window)
     usable = usable_orders(counts[~inside], orders, f"outside the window {window[0]:g} to {window[1]:g}")
     held, variance = counts[inside].sum(), (counts / scale)[inside].sum()
     worth = float(held / variance) if held > 0 and variance > 0 else float(scale[inside].mean())

@@ -8,11 +8,11 @@ $CL_s = p_{s+b} / p_b$: a signal is excluded where it is below 1 - level (Read 2
   right for few events too; expected limits are those at quantiles of n without a signal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.special import gammaincc, log_ndtr, ndtr
+from scipy.special import log_ndtr, ndtr
 
 from sbi_physics.anomaly.binning import Array
 from sbi_physics.anomaly.counting import (
@@ -38,7 +38,7 @@ class UpperLimit(NamedTuple):
 
     Attributes:
         observed: ``(*,)``.
-        expected: ``(*, 5)`` without a signal: at -2, -1, 0, 1 and 2 standard deviations.
+        expected: ``(*, 5)`` without a signal: at -2, -1, 0, 1 and 2 standard deviations; ``(*, 0)`` if not asked for.
         level: of confidence.
     """
 
@@ -56,6 +56,7 @@ def upper_limit(
     efficiency: Any = 1.0,
     method: Literal["marginal", "asymptotic"] = "marginal",
     constraint: Constraint = "gamma",
+    bands: bool = True,
 ) -> UpperLimit:
     """Upper limit on the signal events before a selection of the given efficiency.
 
@@ -68,6 +69,7 @@ def upper_limit(
             one on the cross section.
         method: ``"marginal"`` or ``"asymptotic"``, see the module.
         constraint: of the background: ``"gamma"``, ``"gaussian"`` or, if marginal, ``"lognormal"``; see `counting`.
+        bands: whether to give the expected limits as well.
 
     Raises:
         ShapeError, NonFiniteError: the shapes do not go together, or a number is NaN or infinite.
@@ -82,12 +84,13 @@ def upper_limit(
     if not (np.isfinite(share) & (share > 0)).all():
         raise UsageError(f"efficiency: expected positive numbers, got {share.min():g}")
     solve = _marginal if method == "marginal" else _asymptotic
-    observed, expected = solve(Counts(*(part.ravel() for part in given)), 1 - level, constraint)
-    shape = given.n.shape
-    return UpperLimit(observed.reshape(shape) / share, expected.reshape(*shape, -1) / share[..., None], level)
+    flat, shape = Counts(*(part.ravel() for part in given)), given.n.shape
+    observed, expected = solve(flat, 1 - level, constraint, _BANDS if bands else ())
+    ladder = np.array(expected).T.reshape(*shape, len(expected))
+    return UpperLimit(observed.reshape(shape) / share, ladder / share[..., None], level)
 
 
-def _marginal(given: Counts, alpha: float, constraint: Constraint) -> tuple[Array, Array]:
+def _marginal(given: Counts, alpha: float, constraint: Constraint, bands: Sequence[float]) -> tuple[Array, list[Array]]:
     chances = Marginal(given, constraint)
     nothing = np.zeros_like(given.n)
 
@@ -96,11 +99,13 @@ def _marginal(given: Counts, alpha: float, constraint: Constraint) -> tuple[Arra
         alone = few(nothing)
         return _falls_below(lambda signal: np.log(np.maximum(few(signal) / alone, 1e-300)), alpha, given)
 
-    counts = [_least_count(lambda n: chances.at_most(n)(nothing), ndtr(band), given) for band in _BANDS]
-    return limit(given.n), np.stack([limit(n) for n in counts], -1)
+    counts = [_least_count(lambda n: chances.at_most(n)(nothing), ndtr(band), given) for band in bands]
+    return limit(given.n), [limit(n) for n in counts]
 
 
-def _asymptotic(given: Counts, alpha: float, constraint: Constraint) -> tuple[Array, Array]:
+def _asymptotic(
+    given: Counts, alpha: float, constraint: Constraint, bands: Sequence[float]
+) -> tuple[Array, list[Array]]:
     nothing = np.zeros_like(given.n)
     alone = conditional_background(given, nothing, constraint)
     # Where the fit leaves no background at all, the Asimov spectrum would be empty.
@@ -128,7 +133,7 @@ def _asymptotic(given: Counts, alpha: float, constraint: Constraint) -> tuple[Ar
 
         return _falls_below(expected, alpha, given)
 
-    return _falls_below(observed, alpha, given), np.stack([band(place) for place in _BANDS], -1)
+    return _falls_below(observed, alpha, given), [band(place) for place in bands]
 
 
 def _falls_below(logarithm: Callable[[Array], Array], alpha: float, given: Counts) -> Array:

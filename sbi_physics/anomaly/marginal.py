@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import gammainc, gammaincc, gammainccinv, gammaincinv, log_ndtr, ndtr, ndtri_exp
 
-from sbi_physics.anomaly.binning import Array
+from sbi_physics.anomaly.binning import Array, Mask
 
 __all__ = ["Constraint", "Counts", "Marginal"]
 
@@ -90,7 +90,7 @@ class Marginal:
             result = _gamma_quantile((b / sigma) ** 2 + 1, _Z) * sigma**2 / b
         return result
 
-    def _below(self, rows: Array, at: Array, *, upper: bool) -> Array:
+    def _below(self, rows: Mask, at: Array, *, upper: bool) -> Array:
         """Probability that the background is below (above where `upper`) the values ``(rows, Q)``."""
         b, sigma = self._background[rows], self._uncertainty[rows]
         sign = -1.0 if upper else 1.0

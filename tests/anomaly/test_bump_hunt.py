@@ -55,24 +55,26 @@ def test_an_injected_bump_is_found_where_it_is(falling):
     assert "at least" in found.verdict
 
 
+@pytest.mark.slow
 def test_power_grows_with_the_signal(falling):
     edges, share = falling()
-    random, level, searches = np.random.default_rng(2), 0.05, 15
+    random, level, searches = np.random.default_rng(2), 0.05, 12
     power = []
     for events in (0, 150, 400):
         counts = random.poisson(20_000 * share + bump(edges, events), size=(searches, len(share)))
-        p = [bump_hunt(edges, row, toys=60, seed=i, **FAST).global_p_value for i, row in enumerate(counts)]
+        p = [bump_hunt(edges, row, toys=39, seed=i, **FAST).global_p_value for i, row in enumerate(counts)]
         power.append(np.mean(np.array(p) <= level))
     assert power[0] < 0.05 + 4 * (level / searches) ** 0.5
     assert power[0] < power[1] < power[2] or power[1] == power[2] == 1
     assert power[2] > 0.9
 
 
+@pytest.mark.slow
 def test_global_p_values_are_uniform_without_a_signal(falling):
     edges, share = falling(16)
-    random, searches = np.random.default_rng(3), 80
+    random, searches = np.random.default_rng(3), 60
     spectra = random.poisson(5_000 * share, size=(searches, len(share)))
-    found = [bump_hunt(edges, row, toys=99, seed=i, **FAST) for i, row in enumerate(spectra)]
+    found = [bump_hunt(edges, row, toys=59, seed=i, **FAST) for i, row in enumerate(spectra)]
     assert kstest([one.global_p_value for one in found], "uniform").pvalue > 0.01
     local = np.concatenate([one.local_p_values for one in found])
     # Windows of one spectrum overlap: at most half of them count as independent.
@@ -81,7 +83,7 @@ def test_global_p_values_are_uniform_without_a_signal(falling):
     middle = 0.5 * (edges[1:] + edges[:-1])
     bent = share * np.exp(-0.5 * (middle - 3.2) ** 2)
     spectra = random.poisson(5_000 * bent / bent.sum(), size=(searches, len(share)))
-    wrong = [bump_hunt(edges, row, toys=99, seed=i, **{**FAST, "orders": (2,)}) for i, row in enumerate(spectra)]
+    wrong = [bump_hunt(edges, row, toys=59, seed=i, **{**FAST, "orders": (2,)}) for i, row in enumerate(spectra)]
     assert kstest([one.global_p_value for one in wrong], "uniform").pvalue < 0.01
 
 

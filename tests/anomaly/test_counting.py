@@ -59,7 +59,9 @@ def test_the_marginal_p_value_is_the_average_over_the_posterior():
     assert found == pytest.approx(chances.mean(), abs=5 * chances.std() / 400_000**0.5)
 
 
-@pytest.mark.parametrize(("n", "b", "sigma"), [(14, 6.0, 1.8), (2, 0.05, 0.2), (3_000, 2_500.0, 300.0), (40, 20.0, 9.0)])
+@pytest.mark.parametrize(
+    ("n", "b", "sigma"), [(14, 6.0, 1.8), (2, 0.05, 0.2), (3_000, 2_500.0, 300.0), (40, 20.0, 9.0)]
+)
 @pytest.mark.parametrize("constraint", ["gamma", "gaussian", "lognormal"])
 def test_the_quadrature_is_exact_whichever_is_wider(n, b, sigma, constraint):
     uniform = (np.arange(400_000) + 0.5) / 400_000

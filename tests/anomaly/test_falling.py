@@ -1,5 +1,7 @@
 """Fits of many falling spectra at once: exact integrals, the likelihood's maximum, and no fit that fails."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -26,7 +28,7 @@ def test_a_bin_holds_the_integral_of_the_published_function(falling):
         x = m / 13
         return np.exp(log_p0) * (1 - x) ** p1 * x ** -(p2 + p3 * np.log(x) + p4 * np.log(x) ** 2)
 
-    exact = [quad(density, low, high)[0] for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    exact = [quad(density, low, high)[0] for low, high in pairwise(edges)]
     counts, slope = made.binned(edges).integrals(coefficients)
     assert counts[:, 0] == pytest.approx(exact, rel=1e-9)
     for k in range(5):

@@ -50,6 +50,7 @@ def test_limits_grow_with_what_is_seen_and_with_what_is_not_known(method, constr
 
 def test_efficiency_scales_the_limit():
     plain = upper_limit([5, 12], 6.0, 1.0)
+    assert upper_limit([5, 12], 6.0, 1.0, bands=False).expected.shape == (2, 0)
     cut = upper_limit([5, 12], 6.0, 1.0, efficiency=[0.5, 0.1])
     assert cut.observed == pytest.approx(plain.observed / [0.5, 0.1])
     assert cut.expected == pytest.approx(plain.expected / np.array([[0.5], [0.1]]))
@@ -60,10 +61,10 @@ def test_a_true_signal_is_rarely_excluded(method):
     random, toys, b, sigma, signal = np.random.default_rng(5), 400, 50.0, 15.0, 25.0
     tau = b / sigma**2
     n, off = random.poisson(b + signal, toys), random.poisson(tau * b, toys)
-    limits = upper_limit(n, off / tau, np.sqrt(off) / tau, method=method).observed
+    limits = upper_limit(n, off / tau, np.sqrt(off) / tau, method=method, bands=False).observed
     assert (limits < signal).mean() < 0.05 + 4 * (0.05 * 0.95 / toys) ** 0.5
     # Twin: limits that ignore the background's uncertainty exclude it too often.
-    blind = upper_limit(n, off / tau, method=method).observed
+    blind = upper_limit(n, off / tau, method=method, bands=False).observed
     assert (blind < signal).mean() > 0.05 + 4 * (0.05 * 0.95 / toys) ** 0.5
 
 
