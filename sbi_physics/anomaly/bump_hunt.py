@@ -30,11 +30,12 @@ from sbi_physics.anomaly.binning import (
 from sbi_physics.anomaly.counting import discovery_p_value, significance_of
 from sbi_physics.anomaly.falling import BinnedFunction, FallingFunction
 from sbi_physics.anomaly.orders import OrderTest, checked_orders, fit_orders, usable_orders
-from sbi_physics.anomaly.spectrum import SpectrumFit, checked_level, fitted
+from sbi_physics.anomaly.spectrum import SpectrumFit, fitted
 from sbi_physics.core.checks import known_keys, positive_integer
 from sbi_physics.core.errors import BudgetError, ShapeError, UsageError
 from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.random import derive, numpy_generator
+from sbi_physics.diagnostics.uniformity import checked_level
 
 __all__ = ["BumpHunt", "bump_hunt"]
 
@@ -72,8 +73,9 @@ class BumpHunt:
 
     @property
     def best(self) -> int:
-        """The window with the smallest local p-value."""
-        return int(np.argmin(self.local_p_values))
+        """The window with the smallest local p-value; of those too small for a number, that with the largest pull."""
+        pull = (self.observed - self.expected) / np.sqrt(np.maximum(self.expected, 1e-300) + self.uncertainty**2)
+        return int(np.lexsort((-pull, self.local_p_values))[0])
 
     @property
     def best_window(self) -> tuple[float, float]:

@@ -31,13 +31,14 @@ _BISECTIONS = 60
 _SECANTS = 60
 _CLOSE = 1e-9
 _DOUBLINGS = 60
+_LEAST = 1e-250  # the probability of so few events without a signal, below which no ratio can be taken
 
 
 class UpperLimit(NamedTuple):
     """Limits on the signal events of W windows.
 
     Attributes:
-        observed: ``(*,)``.
+        observed: ``(*,)``; NaN where the background alone excludes so few events by more than 30 standard deviations.
         expected: ``(*, 5)`` without a signal: at -2, -1, 0, 1 and 2 standard deviations; ``(*, 0)`` if not asked for.
         level: of confidence.
     """
@@ -97,7 +98,8 @@ def _marginal(given: Counts, alpha: float, constraint: Constraint, bands: Sequen
     def limit(n: Array) -> Array:
         few = chances.at_most(n)
         alone = few(nothing)
-        return _falls_below(lambda signal: np.log(np.maximum(few(signal) / alone, 1e-300)), alpha, given)
+        found = _falls_below(lambda s: np.log(np.maximum(few(s) / np.maximum(alone, _LEAST), 1e-300)), alpha, given)
+        return np.where(alone > _LEAST, found, np.nan)
 
     counts = [_least_count(lambda n: chances.at_most(n)(nothing), ndtr(band), given) for band in bands]
     return limit(given.n), [limit(n) for n in counts]
@@ -151,13 +153,15 @@ def _falls_below(logarithm: Callable[[Array], Array], alpha: float, given: Count
         low, at_low = np.where(beyond, high, low), np.where(beyond, at_high, at_low)
         high = np.where(beyond, 2 * high, high)
         at_high = above(high)
+    before = np.zeros(low.shape, dtype=bool)
     for _ in range(_SECANTS):
-        # The Illinois form of regula falsi: the end that stays counts half, so that it moves too.
         middle = np.clip((low * at_high - high * at_low) / np.minimum(at_high - at_low, -1e-300), low, high)
         value = above(middle)
         left = value > 0
-        at_low, at_high = np.where(left, value, 0.5 * at_low), np.where(left, 0.5 * at_high, value)
-        low, high = np.where(left, middle, low), np.where(left, high, middle)
+        # The Illinois form of regula falsi: an end that stays twice counts half, so that it moves too.
+        half = np.where(left == before, 0.5, 1.0)
+        at_low, at_high = np.where(left, value, half * at_low), np.where(left, half * at_high, value)
+        low, high, before = np.where(left, middle, low), np.where(left, high, middle), left
         if (np.abs(value) < _CLOSE).all() or (high - low <= _CLOSE * high).all():
             break
     return middle
@@ -167,6 +171,11 @@ def _least_count(at_most: Callable[[Array], Array], probability: float, given: C
     """The smallest whole number ``(*,)`` that is not exceeded with the probability."""
     low = np.full_like(given.background, -1.0)
     high = np.ceil(20 + given.background + 10 * np.sqrt(given.background + given.uncertainty**2))
+    for _ in range(_DOUBLINGS):
+        beyond = at_most(high) < probability
+        if not beyond.any():
+            break
+        low, high = np.where(beyond, high, low), np.where(beyond, 2 * high, high)
     for _ in range(_BISECTIONS):
         middle = np.maximum(np.floor(0.5 * (low + high)), 0)
         enough = at_most(middle) >= probability

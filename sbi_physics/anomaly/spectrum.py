@@ -30,12 +30,12 @@ from sbi_physics.anomaly.binning import (
 from sbi_physics.anomaly.falling import BinnedFunction, FallingFunction, deviance, prior_information
 from sbi_physics.anomaly.orders import OrderTest, checked_orders, fit_orders, usable_orders
 from sbi_physics.core.checks import known_keys
-from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import derive, numpy_generator
 from sbi_physics.core.samples import Samples
+from sbi_physics.diagnostics.uniformity import checked_level
 from sbi_physics.sampling.mcmc import mcmc
 
-__all__ = ["Expectation", "SpectrumFit", "fit_spectrum"]
+__all__ = ["Expectation", "SpectrumFit", "fit_spectrum", "fitted", "goodness"]
 
 _WINDOW_NODES = 20
 _SUMMED = 60.0
@@ -244,7 +244,7 @@ def fit_spectrum(
         counts: ``(B,)`` events, or sums of weights.
         window: lower and upper mass of what is left out, or None.
         variances: ``(B,)`` sums of squared weights, where events carry weights.
-        orders: numbers of parameters to choose from, 2 to 5.
+        orders: numbers of parameters to choose from, 2 to 5; those that leave no bin over are passed by.
         level: the probability of taking a longer function than is needed.
         test: by which the number of parameters is chosen.
         sqrt_s: energy of the collision: 13 where masses are in TeV, 13000 where they are in GeV.
@@ -302,13 +302,6 @@ def fitted(
         goodness(float(fit.deviance[0]), scale[used] * expected, order),
         bool(fit.converged[0]),
     )
-
-
-def checked_level(level: float) -> float:
-    """Return `level` if it is a probability in (0, 1), else raise `UsageError`."""
-    if not 0 < level < 1:
-        raise UsageError(f"level: expected a probability between 0 and 1, got {level!r}")
-    return float(level)
 
 
 def goodness(value: float, expected: Array, parameters: int) -> float:

@@ -55,6 +55,14 @@ def test_an_injected_bump_is_found_where_it_is(falling):
     assert "at least" in found.verdict
 
 
+def test_a_signal_beyond_all_numbers_is_found_too(falling):
+    edges, share = falling()
+    found = bump_hunt(edges, 20_000 * share + bump(edges, 8_000), toys=20, **FAST)
+    assert found.local_p_values.min() == 0
+    assert found.best_window == pytest.approx((3.375, 3.625))
+    assert found.global_p_value == pytest.approx(1 / 21)
+
+
 @pytest.mark.slow
 def test_power_grows_with_the_signal(falling):
     edges, share = falling()

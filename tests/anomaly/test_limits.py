@@ -19,6 +19,15 @@ def test_nothing_seen_excludes_three_events():
     assert upper_limit(0, 3.0, 1.0).observed == pytest.approx(-np.log(0.05), abs=1e-6)
 
 
+def test_what_no_number_holds_is_no_limit():
+    limit = upper_limit([0, 0], [2_000.0, 2.0], bands=False).observed
+    assert np.isnan(limit[0])
+    assert limit[1] == pytest.approx(-np.log(0.05), abs=1e-6)
+    wide = upper_limit(1, 0.05, 0.2, constraint="lognormal")
+    assert (np.diff(wide.expected) >= 0).all()
+    assert np.isfinite(wide.observed)
+
+
 def test_the_ratio_of_probabilities_at_the_limit():
     n, b = 7, 4.5
     limit = float(upper_limit(n, b).observed)
