@@ -117,8 +117,8 @@ def fit_counts(function: BinnedFunction, counts: Array, scale: Array, start: Arr
         scale: events that a count is worth, ``(B,)``, 1 without weights.
         start: coefficients ``(k,)`` or ``(T, k)``; those of a straight regression of ln counts where None.
     """
-    spectra = len(counts)
-    best = _first_guess(function, counts, scale) if start is None else np.tile(start, (spectra, 1))[:spectra]
+    spectra, order = len(counts), function.values.shape[-1]
+    best = _first_guess(function, counts, scale) if start is None else np.broadcast_to(start, (spectra, order)).copy()
     here = _look_ahead(function, best, counts, scale)
     active = np.flatnonzero(here.distance >= _CLOSE)
     for _ in range(_STEPS):
