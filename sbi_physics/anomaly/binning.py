@@ -17,6 +17,7 @@ from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 
 __all__ = [
     "Array",
+    "Mask",
     "checked_counts",
     "checked_edges",
     "count_events",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 _ENOUGH_EVENTS = 10.0
 _SAME_EDGE = 1e-9
@@ -95,7 +97,9 @@ def checked_counts(counts: Any, bins: int, variances: Any = None) -> tuple[Array
         raise ShapeError(f"counts: expected {bins}, one for each bin, got {len(values)}")
     if variances is None and (values < 0).any():
         first = int(np.argmax(values < 0))
-        raise UsageError(f"counts: expected none below 0 (weighted ones need variances), got {values[first]:g} in bin {first}")
+        raise UsageError(
+            f"counts: expected none below 0 (weighted ones need variances), got {values[first]:g} in bin {first}"
+        )
     if not values.sum() > 0:
         raise UsageError(f"counts: expected events in the spectrum, got a sum of {values.sum():g}")
     if variances is None:
@@ -129,7 +133,7 @@ def events_per_weight(counts: Array, variances: Array | None) -> Array:
     return ratio
 
 
-def overlapping_bins(edges: Array, window: tuple[float, float]) -> NDArray[np.bool_]:
+def overlapping_bins(edges: Array, window: tuple[float, float]) -> Mask:
     """Which bins ``(B,)`` share mass with the window.
 
     Raises:
@@ -141,7 +145,7 @@ def overlapping_bins(edges: Array, window: tuple[float, float]) -> NDArray[np.bo
         raise UsageError(
             f"window: expected an interval within the edges {edges[0]:g} and {edges[-1]:g}, got {low:g} to {high:g}"
         )
-    chosen: NDArray[np.bool_] = (edges[1:] > low + slack) & (edges[:-1] < high - slack)
+    chosen: Mask = (edges[1:] > low + slack) & (edges[:-1] < high - slack)
     return chosen
 
 
@@ -156,7 +160,7 @@ def checked_window(window: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def window_bins(edges: Array, window: tuple[float, float]) -> NDArray[np.bool_]:
+def window_bins(edges: Array, window: tuple[float, float]) -> Mask:
     """Which bins ``(B,)`` make up the window, whose ends are edges.
 
     Raises:
@@ -192,7 +196,9 @@ def sliding_windows(edges: Any, widths: Sequence[int] = (1, 2, 3), *, step: int 
     sizes = [positive_integer(width, "widths") for width in widths]
     found = [(bounds[i], bounds[i + n]) for n in sizes for i in range(margin, last - n + 1, stride)]
     if not found:
-        raise UsageError(f"widths: expected windows that leave {margin} bins on both sides of {len(bounds) - 1}, got {sizes}")
+        raise UsageError(
+            f"widths: expected windows that leave {margin} bins on both sides of {len(bounds) - 1}, got {sizes}"
+        )
     return np.array(found)
 
 

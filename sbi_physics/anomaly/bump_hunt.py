@@ -1,11 +1,12 @@
 """`bump_hunt`: is there a bump anywhere in a falling spectrum, all places that were looked at counted?
 
 In each window the background is a fit to the rest of the spectrum (`spectrum.py`), and the local p-value is that of a
-counting experiment whose background is as uncertain as the fit leaves it (`counting.py`, Z_Bi).  The smallest local
-p-value of all windows is small somewhere by chance; how often, pseudo-experiments say: spectra are drawn from the fit
-to the whole spectrum, and go through the same fits, choice of order included, in the same windows.  The share of them
-with a smallest local p-value as small is the global p-value (the trials factor of Gross and Vitells, arXiv:1005.1891,
-by brute force; the statistic is that of BumpHunter, arXiv:1101.0390, with the background refitted each time).
+counting experiment whose background is as uncertain as the fit leaves it, normally in its logarithm (`counting.py`).
+The smallest local p-value of all windows is small somewhere by chance; how often, pseudo-experiments say: spectra are
+drawn from the fit to the whole spectrum, and go through the same fits, choice of order included, in the same windows.
+The share of them with a smallest local p-value as small is the global p-value (the trials factor of Gross and Vitells,
+arXiv:1005.1891, by brute force; the statistic is that of BumpHunter, arXiv:1101.0390, with the background refitted each
+time).
 """
 
 import time
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from sbi_physics.anomaly.binning import (
     Array,
+    Mask,
     checked_counts,
     checked_edges,
     checked_window,
@@ -28,11 +30,12 @@ from sbi_physics.anomaly.binning import (
 from sbi_physics.anomaly.counting import discovery_p_value, significance_of
 from sbi_physics.anomaly.falling import BinnedFunction, FallingFunction
 from sbi_physics.anomaly.orders import OrderTest, checked_orders, fit_orders, usable_orders
-from sbi_physics.anomaly.spectrum import SpectrumFit, checked_level, fitted
+from sbi_physics.anomaly.spectrum import SpectrumFit, fitted
 from sbi_physics.core.checks import known_keys, positive_integer
 from sbi_physics.core.errors import BudgetError, ShapeError, UsageError
 from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.random import derive, numpy_generator
+from sbi_physics.diagnostics.uniformity import checked_level
 
 __all__ = ["BumpHunt", "bump_hunt"]
 
@@ -70,8 +73,9 @@ class BumpHunt:
 
     @property
     def best(self) -> int:
-        """The window with the smallest local p-value."""
-        return int(np.argmin(self.local_p_values))
+        """The window with the smallest local p-value; of those too small for a number, that with the largest pull."""
+        pull = (self.observed - self.expected) / np.sqrt(np.maximum(self.expected, 1e-300) + self.uncertainty**2)
+        return int(np.lexsort((-pull, self.local_p_values))[0])
 
     @property
     def best_window(self) -> tuple[float, float]:
@@ -115,7 +119,9 @@ class BumpHunt:
         if not len(self.toy_p_values):
             return f"{where}{what}, {local}"
         bound = "" if self.exceeding else "at least "
-        p = f"p = {self.global_p_value:.2g} ± {self.global_p_error:.1g}" if self.exceeding else f"p < {self.global_p_value:.2g}"
+        p = f"p < {self.global_p_value:.2g}"
+        if self.exceeding:
+            p = f"p = {self.global_p_value:.2g} ± {self.global_p_error:.1g}"
         return f"{where}{what}, {local}, global {bound}{self.global_significance:.1f} ({p})"
 
     def table(self) -> list[dict[str, float]]:
@@ -136,7 +142,7 @@ class BumpHunt:
 class _Window(NamedTuple):
     """A window, the functions outside and inside of it, and the events that a count in it is worth."""
 
-    inside: NDArray[np.bool_]
+    inside: Mask
     outside: BinnedFunction
     within: BinnedFunction
     orders: tuple[int, ...]
@@ -151,7 +157,7 @@ class _Scan(NamedTuple):
     uncertainty: Array
     p_values: Array
     orders: NDArray[np.intp]
-    converged: NDArray[np.bool_]
+    converged: Mask
 
 
 def bump_hunt(
@@ -205,7 +211,8 @@ def bump_hunt(
     every, scale = checked_orders(orders), events_per_weight(values, spread)
     usable = usable_orders(values, every, "")
     function = FallingFunction.orthonormal(bounds, values, usable[-1], sqrt_s)
-    places = [_place(bounds, values, scale, (low, high), function, usable) for low, high in intervals]
+    binned = function.binned(bounds)
+    places = [_place(bounds, values, scale, (low, high), binned, usable) for low, high in intervals]
     whole = np.ones(len(values), dtype=bool)
     fit = fitted(bounds, values, scale, whole, function, usable, level, test, None)
     start = np.pad(fit.coefficients, (0, usable[-1] - fit.order))
@@ -240,10 +247,10 @@ def _place(
     counts: Array,
     scale: Array,
     window: tuple[float, float],
-    function: FallingFunction,
+    binned: BinnedFunction,
     orders: Sequence[int],
 ) -> _Window:
-    inside, binned = window_bins(edges, window), function.binned(edges)
+    inside = window_bins(edges, window)
     usable = usable_orders(counts[~inside], orders, f"outside the window {window[0]:g} to {window[1]:g}")
     held, variance = counts[inside].sum(), (counts / scale)[inside].sum()
     worth = float(held / variance) if held > 0 and variance > 0 else float(scale[inside].mean())
@@ -277,6 +284,7 @@ def _look(place: _Window, counts: Array, scale: Array, level: float, test: Order
         place.worth * np.maximum(observed, 0),
         place.worth * np.maximum(expected, _LEAST_BACKGROUND),
         place.worth * uncertainty,
+        constraint="lognormal",
     )
     return observed, expected, uncertainty, p_values, np.array(fits.orders)[fits.chosen], converged
 

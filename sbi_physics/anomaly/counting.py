@@ -1,33 +1,34 @@
 r"""Counting experiments: n events where b ± sigma are expected.
 
 The background is known from an auxiliary measurement: a Poisson number m = b² / sigma² that stands for tau b events,
-tau = b / sigma² ("gamma", as pyhf's shapesys), or a normal one ("gaussian").  Two ways to deal with it, for all windows
-at once and in closed form:
+tau = b / sigma² ("gamma", as pyhf's shapesys), a normal one of b ("gaussian") or of ln b ("lognormal").  Two ways to
+deal with it, for all windows at once:
 
 * ``"profile"``: the likelihood ratio at the background that fits best for each signal (Li and Ma 1983; Cowan et al.,
-  arXiv:1007.1727), with its asymptotic distribution.  The p-value keeps its sign: a deficit has one above one half.
-* ``"marginal"``: the distribution of n averaged over the background's posterior, a gamma distribution under a flat prior.
-  For "gamma" this is Z_Bi, the exact test of whether n of n + m events fall on one side (Cousins, Linnemann and
-  Tucker, physics/0702156), which is right for few events too.
+  arXiv:1007.1727), in closed form and with its asymptotic distribution; not for "lognormal".  The p-value keeps its
+  sign: a deficit has one above one half.
+* ``"marginal"``: the distribution of n averaged over the background's posterior (`marginal.py`), right for few events
+  too.  For "gamma" this is Z_Bi, the exact test of whether n of n + m events fall on one side (Cousins, Linnemann and
+  Tucker, physics/0702156).
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.special import betainc, gammainc, gammainccinv, gammaincinv, ndtr, ndtri, ndtri_exp, xlogy
+from scipy.special import betainc, ndtr, ndtri_exp, xlogy
 
 from sbi_physics.anomaly.binning import Array
+from sbi_physics.anomaly.marginal import Constraint, Counts, Marginal
 from sbi_physics.core.checks import as_tensor, finite, known_keys
 from sbi_physics.core.errors import ShapeError, UsageError
 
 __all__ = [
-    "Constraint",
-    "Counts",
     "Treatment",
     "asimov_significance",
-    "background_quantiles",
     "checked_experiment",
+    "checked_treatment",
     "conditional_background",
     "discovery_p_value",
     "discovery_significance",
@@ -36,25 +37,10 @@ __all__ = [
     "significance_of",
 ]
 
-Constraint = Literal["gamma", "gaussian"]
 Treatment = Literal["marginal", "profile"]
 
+_CONSTRAINTS = ("gamma", "gaussian", "lognormal")
 _LEAST_SHARE = 1e-6  # of the background, as its uncertainty: below it nothing changes but rounding
-_NODES = 48
-
-
-class Counts(NamedTuple):
-    """What is counted in W windows.
-
-    Attributes:
-        n: observed events ``(*,)``; sums of weights need not be whole.
-        background: expected events ``(*,)``, positive.
-        uncertainty: their standard deviation ``(*,)``, positive.
-    """
-
-    n: Array
-    background: Array
-    uncertainty: Array
 
 
 def significance_of(p_value: Any) -> Array:
@@ -85,7 +71,7 @@ def discovery_p_value(
         background: ``(*,)`` expected events, positive.
         uncertainty: ``(*,)`` their standard deviation, in events.
         method: ``"marginal"`` or ``"profile"``, see the module.
-        constraint: ``"gamma"`` or ``"gaussian"``, see the module.
+        constraint: ``"gamma"``, ``"gaussian"`` or, if marginal, ``"lognormal"``; see the module.
 
     Returns:
         float64 ``(*,)``.
@@ -94,8 +80,7 @@ def discovery_p_value(
         ShapeError, NonFiniteError: the shapes do not go together, or a number is NaN or infinite.
         UsageError: a count or an uncertainty is negative, or a background is not positive.
     """
-    known_keys([method], ["marginal", "profile"], "method")
-    known_keys([constraint], ["gamma", "gaussian"], "constraint")
+    checked_treatment(method, constraint, ("marginal", "profile"))
     given = checked_experiment(n, background, uncertainty)
     if method == "profile":
         return p_value_of(_signed_root(given, constraint))
@@ -111,8 +96,8 @@ def discovery_significance(
     constraint: Constraint = "gamma",
 ) -> Array:
     """The significance of `discovery_p_value`, in standard deviations; arguments and errors are the same."""
+    checked_treatment(method, constraint, ("marginal", "profile"))
     if method == "profile":
-        known_keys([constraint], ["gamma", "gaussian"], "constraint")
         return _signed_root(checked_experiment(n, background, uncertainty), constraint)
     return significance_of(discovery_p_value(n, background, uncertainty, method=method, constraint=constraint))
 
@@ -130,6 +115,12 @@ def asimov_significance(
     """
     expected = np.asarray(signal, dtype=np.float64) + np.asarray(background, dtype=np.float64)
     return discovery_significance(expected, background, uncertainty, constraint=constraint)
+
+
+def checked_treatment(method: str, constraint: str, methods: Sequence[str]) -> None:
+    """Raise `UsageError` unless the method is known, and has this constraint in closed form."""
+    known_keys([method], methods, "method")
+    known_keys([constraint], _CONSTRAINTS if method == "marginal" else _CONSTRAINTS[:2], f"constraint of {method!r}")
 
 
 def checked_experiment(n: Any, background: Any, uncertainty: Any) -> Counts:
@@ -189,31 +180,6 @@ def likelihood_loss(given: Counts, signal: Array, background: Array, constraint:
     return result
 
 
-def background_quantiles(given: Counts, constraint: Constraint) -> tuple[Array, Array]:
-    """Backgrounds ``(*, Q)`` at the nodes of a quadrature over their posterior, and its weights ``(Q,)``."""
-    places, weights = np.polynomial.legendre.leggauss(_NODES)
-    # Even steps in standard deviations keep the tails, which a quadrature in probability would miss.
-    z = 8.0 * places
-    weights = weights * np.exp(-0.5 * z**2)
-    b, sigma = given.background[..., None], given.uncertainty[..., None]
-    if constraint == "gaussian":
-        low = ndtr(-b / sigma)
-        upper = ndtr(-z) * (1 - low)  # of the part above zero
-        return np.maximum(b - sigma * ndtri(np.clip(upper, 1e-300, None)), 0.0), weights / weights.sum()
-    shape = (b / sigma) ** 2 + 1
-    return _gamma_quantile(shape, z) * sigma**2 / b, weights / weights.sum()
-
-
-def _gamma_quantile(shape: Array, z: Array) -> Array:
-    """Quantile of the gamma distribution at the normal probability of z; by Wilson and Hilferty where it is narrow."""
-    narrow = shape > 1e6
-    cube = shape * (1 - 1 / (9 * shape) + z / (3 * np.sqrt(shape))) ** 3
-    usual = np.where(narrow, 1.0, shape)
-    exact = np.where(z > 0, gammainccinv(usual, ndtr(-z)), gammaincinv(usual, ndtr(z)))
-    result: Array = np.where(narrow, cube, exact)
-    return result
-
-
 def _signed_root(given: Counts, constraint: Constraint) -> Array:
     nothing = np.zeros_like(given.n)
     loss = likelihood_loss(given, nothing, conditional_background(given, nothing, constraint), constraint)
@@ -227,7 +193,7 @@ def _marginal_p_value(given: Counts, constraint: Constraint) -> Array:
     if constraint == "gamma":
         p = betainc(some, (b / sigma) ** 2 + 1, 1 / (1 + b / sigma**2))
     else:
-        backgrounds, weights = background_quantiles(given, constraint)
-        p = gammainc(some[..., None], backgrounds) @ weights
+        flat = Counts(*(part.ravel() for part in given))
+        p = Marginal(flat, constraint).at_least(some.ravel()).reshape(n.shape)
     result: Array = np.where(n > 0, p, 1.0)
     return result

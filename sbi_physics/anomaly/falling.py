@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import xlogy
 
-from sbi_physics.anomaly.binning import Array
+from sbi_physics.anomaly.binning import Array, Mask
 
-__all__ = ["BinnedFunction", "CountFit", "FallingFunction", "deviance", "fit_counts"]
+__all__ = ["BinnedFunction", "CountFit", "FallingFunction", "deviance", "fit_counts", "prior_information"]
 
 _NODES = 6
 _STEPS = 100
@@ -40,7 +40,7 @@ class BinnedFunction(NamedTuple):
     values: Array
     weights: Array
 
-    def of(self, chosen: Array, order: int) -> "BinnedFunction":
+    def of(self, chosen: Mask, order: int) -> "BinnedFunction":
         """Some of the bins, and the first functions."""
         return BinnedFunction(np.ascontiguousarray(self.values[chosen][..., :order]), self.weights[chosen])
 
@@ -105,7 +105,7 @@ class CountFit(NamedTuple):
     coefficients: Array
     covariance: Array
     deviance: Array
-    converged: Array
+    converged: Mask
 
 
 def fit_counts(function: BinnedFunction, counts: Array, scale: Array, start: Array | None = None) -> CountFit:
@@ -118,7 +118,7 @@ def fit_counts(function: BinnedFunction, counts: Array, scale: Array, start: Arr
         start: coefficients ``(k,)`` or ``(T, k)``; those of a straight regression of ln counts where None.
     """
     spectra, order = len(counts), function.values.shape[-1]
-    best = _first_guess(function, counts, scale) if start is None else np.tile(start, (spectra, 1))[:spectra]
+    best = _first_guess(function, counts, scale) if start is None else np.broadcast_to(start, (spectra, order)).copy()
     here = _look_ahead(function, best, counts, scale)
     active = np.flatnonzero(here.distance >= _CLOSE)
     for _ in range(_STEPS):
@@ -134,11 +134,12 @@ def fit_counts(function: BinnedFunction, counts: Array, scale: Array, start: Arr
         active = active[(here.distance[active] >= _CLOSE) & (here.step[active] > _SMALLEST_STEP)]
     expected, _ = function.integrals(best)
     off = deviance(counts, expected.T, scale).sum(1)
-    return CountFit(best, np.linalg.inv(here.information).reshape(-1, order, order), off, here.distance < 100 * _CLOSE)
+    covariance = np.linalg.inv(here.information).astype(np.float64, copy=False)
+    return CountFit(best, covariance, off, here.distance < 100 * _CLOSE)
 
 
 def deviance(counts: Array, expected: Array, scale: Array) -> Array:
-    """Contribution of each bin to the deviance, of counts and expectation ``(T, B)``; Pearson's where counts are negative."""
+    """What each bin adds to the deviance, for counts and expectation ``(T, B)``; Pearson's for negative counts."""
     safe = np.maximum(expected, 1e-300)
     difference = counts - expected
     poisson = 2 * scale * (xlogy(np.maximum(counts, 0), np.maximum(counts, 1e-300) / safe) - difference)
@@ -158,7 +159,7 @@ class _Ahead(NamedTuple):
 def _look_ahead(function: BinnedFunction, at: Array, counts: Array, scale: Array) -> _Ahead:
     expected, slope = function.integrals(at)
     expected = np.maximum(expected, 1e-300)
-    weight, ridge = scale[:, None] / expected, _ridge(at.shape[1])
+    weight, ridge = scale[:, None] / expected, prior_information(at.shape[1])
     score = np.einsum("bkt,bt->tk", slope, weight * (counts.T - expected)) - ridge * at
     information = np.einsum("bkt,blt->tkl", slope * weight[:, None], slope) + np.diag(ridge)
     move = np.linalg.solve(information, score[..., None])[..., 0]
@@ -173,8 +174,8 @@ def _look_ahead(function: BinnedFunction, at: Array, counts: Array, scale: Array
     return _Ahead(loss, move, step, (move * score).sum(1), information)
 
 
-def _ridge(order: int) -> Array:
-    """Information of the prior; the normalisation, the first coefficient, has next to none."""
+def prior_information(order: int) -> Array:
+    """Information ``(k,)`` of the weak prior; the normalisation, the first coefficient, has next to none."""
     return np.array([1e-9, *[_WIDTH**-2] * (order - 1)])
 
 
@@ -183,7 +184,9 @@ def _first_guess(function: BinnedFunction, counts: Array, scale: Array) -> Array
     width = function.weights.sum(1)
     events = np.maximum(scale * counts, 0) + 0.5
     middle = function.values.mean(1)
-    information = np.einsum("tb,bk,bl->tkl", events, middle, middle, optimize=True) + np.diag(_ridge(middle.shape[1]))
+    information = np.einsum("tb,bk,bl->tkl", events, middle, middle, optimize=True) + np.diag(
+        prior_information(middle.shape[1])
+    )
     logarithm = np.log(events / scale / width)
     right = (events * logarithm) @ middle
     guess: Array = np.linalg.solve(information, right[..., None])[..., 0]

@@ -27,19 +27,18 @@ from sbi_physics.anomaly.binning import (
     events_per_weight,
     overlapping_bins,
 )
-from sbi_physics.anomaly.falling import BinnedFunction, FallingFunction, deviance
+from sbi_physics.anomaly.falling import BinnedFunction, FallingFunction, deviance, prior_information
 from sbi_physics.anomaly.orders import OrderTest, checked_orders, fit_orders, usable_orders
 from sbi_physics.core.checks import known_keys
-from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import derive, numpy_generator
 from sbi_physics.core.samples import Samples
+from sbi_physics.diagnostics.uniformity import checked_level
 from sbi_physics.sampling.mcmc import mcmc
 
-__all__ = ["Expectation", "SpectrumFit", "fit_spectrum"]
+__all__ = ["Expectation", "SpectrumFit", "fit_spectrum", "fitted", "goodness"]
 
 _WINDOW_NODES = 20
 _SUMMED = 60.0
-_WEAK = 1e3  # width of the prior of a coefficient, whose own errors are below one
 
 
 class Expectation(NamedTuple):
@@ -156,17 +155,24 @@ class SpectrumFit:
         return Expectation(counts[:, 0], slope @ self.coefficient_covariance @ slope.T)
 
     def posterior(
-        self, *, steps: int = 2000, walkers: int | None = None, seed: int = 0, max_seconds: float | None = None
+        self,
+        *,
+        steps: int = 2000,
+        walkers: int | None = None,
+        seed: int = 0,
+        max_seconds: float | None = None,
+        progress: bool = True,
     ) -> Samples:
         """Sample the parameters and the background in the window by emcee.
 
-        The prior is flat in ln p_0, p_1, ..., but for a normal one a thousand times wider than the function needs.
+        The prior is flat in ln p_0, p_1, ... but for the weak one of the fit, 30 e-folds over the spectrum wide.
 
         Args:
             steps: of each walker.
             walkers: their number; None takes what `sampling.mcmc` takes.
             seed: of the starting points and the moves.
             max_seconds: wall-clock budget.
+            progress: whether to show a progress bar.
 
         Returns:
             Draws of the k parameters and of ``background``: the expected counts in the window, or in the whole
@@ -175,24 +181,36 @@ class SpectrumFit:
         Raises:
             BudgetError: the budget allows fewer than two steps.
         """
-        binned, counts, scale = self._binned(self.edges).of(self.used, self.order), self.counts[self.used], self.scale[self.used]
+        binned = self._binned(self.edges).of(self.used, self.order)
+        counts, scale = self.counts[self.used], self.scale[self.used]
 
         def log_prob(coefficients: Tensor) -> Tensor:
             at = coefficients.numpy()
             expected, _ = binned.integrals(at)
             expected = np.maximum(expected.T, 1e-300)
             loss = (scale * (expected - counts - xlogy(counts, expected / np.maximum(counts, 1e-9)))).sum(1)
-            return torch.as_tensor(-loss - 0.5 * ((at / _WEAK) ** 2).sum(1))
+            return torch.as_tensor(-loss - 0.5 * at**2 @ prior_information(self.order))
 
         wanted = max(4 * self.order + 4, 64) if walkers is None else 2 * walkers
         random = numpy_generator(derive(seed, "spectrum"))
         start = random.multivariate_normal(self.coefficients, self.coefficient_covariance, size=wanted)
-        chain = mcmc(log_prob, start, steps=steps, walkers=walkers, seed=seed, device="cpu", max_seconds=max_seconds, progress=False)
+        chain = mcmc(
+            log_prob,
+            start,
+            steps=steps,
+            walkers=walkers,
+            seed=seed,
+            device="cpu",
+            max_seconds=max_seconds,
+            progress=progress,
+        )
         drawn = chain.values.numpy()
         window = self._binned(self.edges[[0, -1]] if self.window is None else np.array(self.window))
         background = window.integrals(drawn)[0].sum(0)
         values = np.column_stack([self.function.parameters(drawn), background])
-        return Samples(torch.as_tensor(values), (*self.names, "background"), cost=chain.cost, diagnostics=chain.diagnostics)
+        return Samples(
+            torch.as_tensor(values), (*self.names, "background"), cost=chain.cost, diagnostics=chain.diagnostics
+        )
 
     def __str__(self) -> str:
         window = f"without {self.window[0]:g} to {self.window[1]:g}, " if self.window is not None else ""
@@ -226,7 +244,7 @@ def fit_spectrum(
         counts: ``(B,)`` events, or sums of weights.
         window: lower and upper mass of what is left out, or None.
         variances: ``(B,)`` sums of squared weights, where events carry weights.
-        orders: numbers of parameters to choose from, 2 to 5.
+        orders: numbers of parameters to choose from, 2 to 5; those that leave no bin over are passed by.
         level: the probability of taking a longer function than is needed.
         test: by which the number of parameters is chosen.
         sqrt_s: energy of the collision: 13 where masses are in TeV, 13000 where they are in GeV.
@@ -244,7 +262,9 @@ def fit_spectrum(
     usable = usable_orders(values[used], checked_orders(orders), "" if window is None else "outside the window")
     scale = events_per_weight(values, spread)
     function = FallingFunction.orthonormal(bounds, values, usable[-1], sqrt_s)
-    return fitted(bounds, values, scale, used, function, usable, level, test, None if window is None else checked_window(window))
+    return fitted(
+        bounds, values, scale, used, function, usable, level, test, None if window is None else checked_window(window)
+    )
 
 
 def fitted(
@@ -282,13 +302,6 @@ def fitted(
         goodness(float(fit.deviance[0]), scale[used] * expected, order),
         bool(fit.converged[0]),
     )
-
-
-def checked_level(level: float) -> float:
-    """Return `level` if it is a probability in (0, 1), else raise `UsageError`."""
-    if not 0 < level < 1:
-        raise UsageError(f"level: expected a probability between 0 and 1, got {level!r}")
-    return float(level)
 
 
 def goodness(value: float, expected: Array, parameters: int) -> float:
