@@ -79,7 +79,7 @@ class RatioClassifier:
         kind: str = "trees",
         *,
         folds: int = 5,
-        members: int = 10,
+        members: int = 5,
         device: str | torch.device = "auto",
         options: Mapping[str, Any] | None = None,
     ) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sbi_physics.anomaly.classify import RatioClassifier
+from sbi_physics.anomaly.closure import Closure, check_template
 from sbi_physics.anomaly.conditional import DensitySettings
 from sbi_physics.anomaly.events import Events, SignalRegion, checked_events, split_regions
 from sbi_physics.anomaly.mass import MassModel
@@ -88,7 +89,7 @@ class ResonantSearch:
         mass_model: str = "fit",
         classifier: str = "trees",
         folds: int = 5,
-        members: int = 10,
+        members: int = 5,
         sqrt_s: float | None = None,
         config: Mapping[str, Any] | None = None,
         classifier_options: Mapping[str, Any] | None = None,
@@ -275,6 +276,21 @@ class ResonantSearch:
             efficiencies=efficiencies,
             toys=positive_integer(toys, "toys"),
             seed=check_seed(seed),
+        )
+
+    def closure(self, *, seed: int = 0, progress: bool = True) -> Closure:
+        """Compare p(x | m), learned anew without bands next to the signal region, with the events in those.
+
+        Args:
+            seed: of the fit, the draws and the classifiers.
+            progress: whether to show progress bars.
+
+        Raises:
+            UsageError: nothing is fitted.
+            SupportError: there are too few events in the bands, or beyond them.
+        """
+        return check_template(
+            self._fitted().control, self.region, self._density, seed=check_seed(seed), progress=progress
         )
 
     def __repr__(self) -> str:
