@@ -1,4 +1,6 @@
 from . import diagnostics as diagnostics
+from .anomaly.outlier import OutlierDetector as OutlierDetector
+from .anomaly.search import ResonantSearch as ResonantSearch
 from .core.errors import BudgetError as BudgetError
 from .core.errors import ConvergenceError as ConvergenceError
 from .core.errors import NonFiniteError as NonFiniteError

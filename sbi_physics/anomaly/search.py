@@ -188,6 +188,11 @@ class ResonantSearch:
         return self._fitted().template
 
     @property
+    def signal_events(self) -> Events:
+        """The events of the signal region."""
+        return self._fitted().signal
+
+    @property
     def data_scores(self) -> Tensor:
         """Log-ratios of data to background ``(n,)`` of the events of `fit`, in their order, float64.
 

@@ -91,7 +91,7 @@ class FlowDensity(ConditionalDensity, PushforwardGenerator):
 
     @torch.no_grad()
     def to_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The noise ``(n, D)`` from which a single flow makes events x ``(n, D)``; values out of bounds count as within.
+        """The noise ``(n, D)`` from which a single flow makes events x ``(n, D)``; out of bounds counts as just within.
 
         Args:
             x: ``(n, D)``.

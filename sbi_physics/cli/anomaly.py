@@ -1,0 +1,268 @@
+"""`sbi-physics anomaly search|scan|inject`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sbi_physics.cli.common import (
+    DeviceOption,
+    JsonOption,
+    Output,
+    QuietOption,
+    SeedOption,
+    check_writable,
+    make_folder,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sbi_physics.store.tables import Table
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Searches for resonances in data.", no_args_is_help=True)
+
+EventsArgument = Annotated[Path, typer.Argument(help="Events: HDF5, NumPy, CSV, Parquet or ROOT, with named columns.")]
+MassOption = Annotated[str, typer.Option("--mass", help="The column with the mass.")]
+FeaturesOption = Annotated[
+    list[str] | None, typer.Option("--feature", help="A column with a feature; again for each. All others by default.")
+]
+NamesOption = Annotated[
+    list[str] | None, typer.Option("--name", help="Names of the columns of a file without names; again for each.")
+]
+WeightsOption = Annotated[str | None, typer.Option("--weights", help="The column with weights.")]
+LabelOption = Annotated[
+    str | None, typer.Option("--label", help="A column that is 1 for signal: to score the search, never to fit it.")
+]
+MethodOption = Annotated[
+    str, typer.Option(help="interpolation, latent, morphing, densities or sidebands: how the background is known.")
+]
+ModelOption = Annotated[str, typer.Option(help="Model of the density of the features at a mass.")]
+EnsembleOption = Annotated[int, typer.Option(help="Flows whose mixture is the density.")]
+ClassifierOption = Annotated[str, typer.Option(help="trees or networks.")]
+MembersOption = Annotated[int, typer.Option(help="Classifiers for each fold.")]
+FoldsOption = Annotated[int, typer.Option(help="Parts of the data that are scored by models which have not seen them.")]
+EnergyOption = Annotated[float | None, typer.Option(help="Energy of the collision, in the unit of the mass.")]
+
+
+@app.command("search")
+def search(
+    events: EventsArgument,
+    mass: MassOption,
+    signal_region: Annotated[tuple[float, float], typer.Option(help="Lowest and highest mass.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the result and the pictures.")],
+    feature: FeaturesOption = None,
+    name: NamesOption = None,
+    weights: WeightsOption = None,
+    label: LabelOption = None,
+    method: MethodOption = "interpolation",
+    model: ModelOption = "nsf",
+    ensemble: EnsembleOption = 1,
+    classifier: ClassifierOption = "trees",
+    folds: FoldsOption = 5,
+    members: MembersOption = 5,
+    sqrt_s: EnergyOption = None,
+    closure: Annotated[bool, typer.Option(help="Test the template beside the signal region: another fit.")] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Search for a resonance in one region of mass."""
+    import numpy as np
+
+    from sbi_physics.anomaly.search import ResonantSearch
+    from sbi_physics.anomaly.significance import significance_improvement
+    from sbi_physics.cli.common import to_json
+    from sbi_physics.report.figures import save_figure
+    from sbi_physics.report.search_figures import search_figure
+    from sbi_physics.report.spectrum_figures import spectrum_figure
+
+    output = Output(json, quiet)
+    make_folder(out)
+    x, m, w, labels, names = _columns(events, mass, feature, name, weights, label)
+    searcher = ResonantSearch(
+        signal_region,
+        method=method,
+        model=model,
+        ensemble=ensemble,
+        classifier=classifier,
+        folds=folds,
+        members=members,
+        sqrt_s=sqrt_s,
+        device=device,
+    )
+    searcher.fit(x, m, weights=w, seed=seed, progress=output.progress)
+    result = searcher.search(seed=seed)
+    found: dict[str, Any] = result.to_dict()
+    improvement = None
+    if labels is not None:
+        inside = searcher.region.holds(m)
+        scores = searcher.data_scores[inside]
+        signal = labels[inside] > 0
+        improvement = significance_improvement(scores[~signal], scores[signal])
+        found["largest_significance_improvement"] = improvement.maximum
+    text = str(result)
+    if closure:
+        tested = searcher.closure(seed=seed, progress=output.progress)
+        found |= {"closure_auc": tested.test.auc, "closure_error": tested.test.expected_error}
+        found |= {"closure_floor": tested.floor.auc, "closure_passed": tested.passed}
+        text += f"\n{tested.verdict}"
+    data = searcher.signal_events
+    template = searcher.sample_background(4 * len(data.mass), seed=seed)
+    page = search_figure(result, data, template, names=names, improvement=improvement, unit="mass unit")
+    save_figure(page, out / "search.png")
+    save_figure(spectrum_figure(result.best.spectrum or result.spectrum, unit="mass unit"), out / "spectrum.png")
+    np.save(out / "scores.npy", searcher.data_scores.numpy())
+    (out / "result.json").write_text(to_json(found, indent=2) + "\n", encoding="utf-8")
+    output.result(f"{text}\n{out}: result.json, search.png, spectrum.png, scores.npy", path=str(out), **found)
+
+
+@app.command("scan")
+def scan(
+    events: EventsArgument,
+    mass: MassOption,
+    window: Annotated[list[str], typer.Option(help="Lowest and highest mass, as 3.3:3.7; again for each window.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Picture of the p-values (PNG or PDF).")],
+    feature: FeaturesOption = None,
+    name: NamesOption = None,
+    weights: WeightsOption = None,
+    method: MethodOption = "interpolation",
+    model: ModelOption = "nsf",
+    classifier: ClassifierOption = "trees",
+    folds: FoldsOption = 5,
+    members: MembersOption = 5,
+    sqrt_s: EnergyOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Search for a resonance in each of several windows of mass."""
+    from sbi_physics.anomaly.scan import scan_regions
+    from sbi_physics.report.figures import save_figure
+    from sbi_physics.report.search_figures import region_scan_figure
+
+    output = Output(json, quiet)
+    check_writable(out)
+    windows = [_window(one) for one in window]
+    x, m, w, _, _ = _columns(events, mass, feature, name, weights, None)
+    options: dict[str, Any] = {"method": method, "model": model, "classifier": classifier, "folds": folds}
+    found = scan_regions(
+        x, m, windows, weights=w, seed=seed, progress=output.progress, members=members, sqrt_s=sqrt_s, device=device, **options
+    )
+    save_figure(region_scan_figure(found, unit="mass unit"), out)
+    rows = [
+        [f"{low:g} to {high:g}", f"{p:.3g}", f"{one.best.efficiency:.2g}"]
+        for (low, high), p, one in zip(windows, found.p_values, found.results, strict=True)
+    ]
+    output.result(
+        output.table(found.verdict, ["window", "p-value", "best cut"], rows),
+        path=str(out),
+        windows=[one.to_dict() for one in found.results],
+        global_p_value=found.global_p_value,
+        global_significance=found.significance,
+    )
+
+
+@app.command("inject")
+def inject(
+    events: EventsArgument,
+    signal: Annotated[Path, typer.Argument(help="Signal events, with the same columns.")],
+    mass: MassOption,
+    signal_region: Annotated[tuple[float, float], typer.Option(help="Lowest and highest mass.")],
+    number: Annotated[list[int], typer.Option(help="How many signal events to put in; again for each number.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Picture of the significances (PNG or PDF).")],
+    feature: FeaturesOption = None,
+    name: NamesOption = None,
+    weights: WeightsOption = None,
+    draws: Annotated[int, typer.Option(help="Searches for each number.")] = 3,
+    method: MethodOption = "interpolation",
+    model: ModelOption = "nsf",
+    classifier: ClassifierOption = "trees",
+    folds: FoldsOption = 5,
+    members: MembersOption = 5,
+    sqrt_s: EnergyOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Put signal events into data, and search for them."""
+    from sbi_physics.anomaly.scan import inject as run
+    from sbi_physics.anomaly.search import ResonantSearch
+    from sbi_physics.report.figures import save_figure
+    from sbi_physics.report.search_figures import injection_figure
+
+    output = Output(json, quiet)
+    check_writable(out)
+    x, m, w, _, names = _columns(events, mass, feature, name, weights, None)
+    x_signal, m_signal, _, _, _ = _columns(signal, mass, names, name, None, None)
+    searcher = ResonantSearch(
+        signal_region,
+        method=method,
+        model=model,
+        classifier=classifier,
+        folds=folds,
+        members=members,
+        sqrt_s=sqrt_s,
+        device=device,
+    )
+    found = run(searcher, x, m, x_signal, m_signal, number, weights=w, draws=draws, seed=seed, progress=output.progress)
+    save_figure(injection_figure(found), out)
+    bands = found.bands()
+    rows = [
+        [str(n), f"{middle:.1f}", f"{low:.1f} to {high:.1f}"]
+        for n, (low, middle, high) in zip(found.numbers, bands.tolist(), strict=True)
+    ]
+    output.result(
+        output.table("standard deviations over all cuts", ["signal events", "median", "68 %"], rows),
+        path=str(out),
+        numbers=list(found.numbers),
+        local=found.local.tolist(),
+        overall=found.overall.tolist(),
+        without_cut=found.without_cut.tolist(),
+    )
+
+
+def _columns(
+    path: Path,
+    mass: str,
+    features: list[str] | None,
+    names: list[str] | None,
+    weights: str | None,
+    label: str | None,
+) -> tuple["Tensor", "Tensor", "Tensor | None", "Tensor | None", list[str]]:
+    """Features, masses, weights and labels of a file, and the names of the features."""
+    from sbi_physics.core.errors import UsageError
+    from sbi_physics.store.tables import read_table
+
+    others = [one for one in (mass, weights, label) if one is not None]
+    wanted = None if not features else [*features, *(one for one in others if one not in features)]
+    table: Table = read_table(path, wanted, names=names)
+    missing = [one for one in others if one not in table.names]
+    if missing:
+        raise UsageError(f"{path}: expected a column {missing[0]!r}, got {', '.join(table.names)}")
+    chosen = list(features) if features else [one for one in table.names if one not in others]
+    if not chosen or mass in chosen:
+        raise UsageError(f"feature: expected columns other than the mass {mass!r}, got {chosen or 'none'}")
+    return (
+        table.stack(chosen),
+        table[mass],
+        None if weights is None else table[weights],
+        None if label is None else table[label],
+        chosen,
+    )
+
+
+def _window(text: str) -> tuple[float, float]:
+    """Two masses written as low:high."""
+    from sbi_physics.core.errors import UsageError
+
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError as error:
+        raise UsageError(f"window: expected two masses as 3.3:3.7, got {text!r}") from error
