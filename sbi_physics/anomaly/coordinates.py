@@ -18,7 +18,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from sbi_physics.core.checks import as_tensor, batch_of, finite
+from sbi_physics.core.checks import as_tensor, batch_of, finite, same_length
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import check_seed, derive
 from sbi_physics.train.split import held_out_rows
@@ -84,24 +84,27 @@ def coordinate_caveat(
 
     Raises:
         UsageError: the share is not in (0, 1), or is less than one event.
-        ShapeError: the transform does not give as many rows.
+        ShapeError: the transform or the weights do not have as many rows.
         NonFiniteError: features, or their transform, are not finite.
     """
     check_seed(seed)
     if not 0 < share < 1:
         raise UsageError(f"share: expected a number in (0, 1), got {share!r}")
-    rows = as_tensor(features, "features", dtype=torch.float64)
+    rows = as_tensor(features, "features", dtype=torch.float64).cpu()
     if rows.ndim != 2:
         raise ShapeError(f"features: expected shape (N, D), got {tuple(rows.shape)}")
     finite(batch_of(rows, rows.shape[1:], "features", minimum=2), "features")
-    others = finite(as_tensor(transform(rows), "transform", dtype=torch.float64), "transform")
+    others = finite(as_tensor(transform(rows), "transform", dtype=torch.float64).cpu(), "transform")
     if others.ndim != 2 or len(others) != len(rows):
         raise ShapeError(f"transform: expected shape ({len(rows)}, D), got {tuple(others.shape)}")
     trained, scored = held_out_rows(len(rows), 0.5, derive(seed, "halves"))
     most = round(share * len(scored))
     if most < 1:
         raise UsageError(f"share: {share:g} of the {len(scored)} events scored is less than one")
-    mass = None if weights is None else as_tensor(weights, "weights", dtype=torch.float64)[trained]
+    mass = None if weights is None else as_tensor(weights, "weights", dtype=torch.float64).cpu()
+    if mass is not None:
+        same_length(features=rows, weights=mass)
+        mass = mass[trained]
     scores = [
         detector().fit(system[trained], weights=mass, seed=derive(seed, "fit"), progress=progress).score(system[scored])
         for system in (rows, others)

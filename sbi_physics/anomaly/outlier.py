@@ -47,6 +47,16 @@ _FEWEST_EVENTS = 20
 _HELD_OUT = 0.2
 _ROWS_AT_ONCE = 1 << 14
 _AUTOENCODER_TRAINING: dict[str, Any] = {"epochs": 60}
+_AUTOENCODER_OPTIONS = (
+    "code",
+    "layers",
+    "hidden_features",
+    "penalty",
+    "strength",
+    "activity",
+    "probes",
+    "noise",
+)
 _LATENT_POINTS = 64
 _SEED_OF_SCORES = 0
 
@@ -144,7 +154,7 @@ class OutlierDetector:
 
     @torch.no_grad()
     def score(self, features: Any) -> Tensor:
-        """How unusual each event ``(n, D)`` is: float64 ``(n,)``, the higher the less; infinite outside the bounds.
+        """How unusual each event ``(n, D)`` is: float64 ``(n,)``; infinite outside the bounds.
 
         Raises:
             UsageError: it has not been trained.
@@ -171,6 +181,7 @@ class OutlierDetector:
         if bounds is not None and tuple(bounds.shape) != (dims, 2):
             raise ShapeError(f"bounds: expected shape ({dims}, 2), got {tuple(bounds.shape)}")
         if self.model == AUTOENCODER:
+            known_keys(list(self.options), _AUTOENCODER_OPTIONS, "option of an autoencoder")
             return Autoencoder((dims,), **{"code": max(1, dims // 2), **self.options})
         if self.model == VAE:
             options = {"latent": min(dims, 8), **self.options}
@@ -223,17 +234,17 @@ def _inside(model: _Model, rows: Tensor) -> None:
 
 def _features(features: Any, dims: int | None) -> Tensor:
     """Features ``(n, D)`` in single precision, fit to be learned where `dims` is None."""
-    wide = as_tensor(features, "features", dtype=torch.float64)
+    rows = as_tensor(features, "features").cpu()
     if dims is not None:
-        return finite(batch_of(wide, (dims,), "features", minimum=0), "features").float()
-    if wide.ndim != 2 or not wide.shape[1]:
-        raise ShapeError(f"features: expected shape (N, D), got {tuple(wide.shape)}")
-    finite(batch_of(wide, wide.shape[1:], "features", minimum=_FEWEST_EVENTS), "features")
-    constant = wide.amax(0) == wide.amin(0)
+        return finite(batch_of(rows, (dims,), "features", minimum=0), "features")
+    if rows.ndim != 2 or not rows.shape[1]:
+        raise ShapeError(f"features: expected shape (N, D), got {tuple(rows.shape)}")
+    finite(batch_of(rows, rows.shape[1:], "features", minimum=_FEWEST_EVENTS), "features")
+    constant = rows.amax(0) == rows.amin(0)
     if bool(constant.any()):
         column = int(torch.nonzero(constant)[0, 0])
-        raise UsageError(f"features: column {column} is {float(wide[0, column]) + 0.0:g} in all events; leave it out")
-    return wide.float()
+        raise UsageError(f"features: column {column} is {float(rows[0, column]) + 0.0:g} in all events; leave it out")
+    return rows
 
 
 def _weights(weights: Any, events: int) -> Tensor:

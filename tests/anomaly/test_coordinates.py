@@ -79,5 +79,7 @@ def test_wrong_use_is_named():
         coordinate_caveat(kernel, x, lambda x: torch.log(x - 1))
     with pytest.raises(ShapeError, match=r"transform: expected shape \(100, D\), got \(50, 2\)"):
         coordinate_caveat(kernel, x, lambda x: x[:50])
+    with pytest.raises(ShapeError, match="expected equally many rows, got features: 100, weights: 99"):
+        coordinate_caveat(kernel, x, torch.log, share=0.1, weights=torch.ones(99))
     with pytest.raises(ShapeError, match=r"features: expected shape \(N, D\), got \(100,\)"):
         coordinate_caveat(kernel, x[:, 0], torch.log)

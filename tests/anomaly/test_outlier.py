@@ -141,6 +141,8 @@ def test_wrong_settings_are_named(arguments, message):
 
 def test_wrong_features_are_named():
     x = usual(50, 0)
+    with pytest.raises(UsageError, match=r"option of an autoencoder: expected one of .*; got 'codes'"):
+        OutlierDetector("autoencoder", codes=2).fit(x)
     detector = OutlierDetector("kernel")
     with pytest.raises(UsageError, match="learned nothing yet"):
         detector.score(x)
