@@ -46,11 +46,11 @@ _BACKGROUND = JetPopulation(
 )
 _WELL_RECONSTRUCTED = JetPopulation(
     mass=0.108,
-    mass_spread=0.10,
+    mass_spread=0.09,
     difference=0.405,
-    difference_shape=11.0,
-    tau=(-0.70, -1.65),
-    tau_spread=(0.65, 0.68),
+    difference_shape=12.0,
+    tau=(-0.55, -1.30),
+    tau_spread=(0.38, 0.38),
 )
 _BADLY_RECONSTRUCTED = JetPopulation(
     mass=0.16,
@@ -60,7 +60,7 @@ _BADLY_RECONSTRUCTED = JetPopulation(
     tau=(-0.16, -1.12),
     tau_spread=(0.65, 0.68),
 )
-_WELL = 0.82
+_WELL = 0.88
 
 
 @dataclass(frozen=True)
