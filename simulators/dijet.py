@@ -17,6 +17,7 @@ As a simulator, theta is the fraction of signal and its mass, and x is one event
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 import torch.distributions as td
@@ -45,11 +46,11 @@ _BACKGROUND = JetPopulation(
 )
 _WELL_RECONSTRUCTED = JetPopulation(
     mass=0.108,
-    mass_spread=0.10,
+    mass_spread=0.09,
     difference=0.405,
-    difference_shape=11.0,
-    tau=(-0.70, -1.65),
-    tau_spread=(0.65, 0.68),
+    difference_shape=12.0,
+    tau=(-0.55, -1.30),
+    tau_spread=(0.38, 0.38),
 )
 _BADLY_RECONSTRUCTED = JetPopulation(
     mass=0.16,
@@ -59,7 +60,7 @@ _BADLY_RECONSTRUCTED = JetPopulation(
     tau=(-0.16, -1.12),
     tau_spread=(0.65, 0.68),
 )
-_WELL = 0.82
+_WELL = 0.88
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,14 @@ class DijetResonance:
             raise UsageError("events: expected at least one of background or signal, got none")
         if not 0 <= negative_weights < 1:
             raise UsageError(f"negative_weights: expected a number in [0, 1), got {negative_weights!r}")
-        mass = self._background_masses(counts[0], window, derive(seed, "background mass"))
-        x, weights = self._background(mass, negative_weights, derive(seed, "background"))
-        signal_mass = self._signal_masses(counts[1], window, derive(seed, "signal mass"))
-        signal_x = self.signal_features(signal_mass, seed=derive(seed, "signal"))
-        with seeded(derive(seed, "order")):
+        background_seed, signal_seed, order_seed = (
+            self._stream(seed, window, f"events {what}") for what in ("background", "signal", "order")
+        )
+        mass = self._background_masses(counts[0], window, background_seed)
+        x, weights = self._background(mass, negative_weights, derive(background_seed, "features"))
+        signal_mass = self._signal_masses(counts[1], window, signal_seed)
+        signal_x = self.signal_features(signal_mass, seed=derive(signal_seed, "features"))
+        with seeded(order_seed):
             order = torch.randperm(sum(counts))
         labels = torch.repeat_interleave(torch.tensor([0, 1]), torch.tensor(counts))
         ones = torch.ones(counts[1], dtype=torch.float64)
@@ -181,23 +185,25 @@ class DijetResonance:
         self, n: int, *, window: tuple[float, float] | None = None, seed: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Features ``(n, 4)`` and dijet masses ``(n,)`` [TeV] of n events of background, in a window of the mass."""
-        mass = self._background_masses(_count(n, "n"), window, derive(seed, "background mass"))
-        return self.background_features(mass, seed=derive(seed, "background")), mass
+        stream = self._stream(seed, window, "background")
+        mass = self._background_masses(_count(n, "n"), window, stream)
+        return self.background_features(mass, seed=derive(stream, "features")), mass
 
     def sample_signal(
         self, n: int, *, window: tuple[float, float] | None = None, seed: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Features ``(n, 4)`` and dijet masses ``(n,)`` [TeV] of n events of signal, in a window of the mass."""
-        mass = self._signal_masses(_count(n, "n"), window, derive(seed, "signal mass"))
-        return self.signal_features(mass, seed=derive(seed, "signal")), mass
+        stream = self._stream(seed, window, "signal")
+        mass = self._signal_masses(_count(n, "n"), window, stream)
+        return self.signal_features(mass, seed=derive(stream, "features")), mass
 
     def background_features(self, mass: Tensor, *, seed: int = 0) -> Tensor:
         """Features ``(n, 4)`` of one event of background at each dijet mass ``(n,)`` [TeV]."""
-        return self._background(mass.to(torch.float64), 0.0, seed)[0]
+        return self._background(as_tensor(mass, "mass", dtype=torch.float64), 0.0, seed)[0]
 
     def signal_features(self, mass: Tensor, *, seed: int = 0) -> Tensor:
         """Features ``(n, 4)`` of one event of signal at each dijet mass ``(n,)`` [TeV]."""
-        mass = mass.to(torch.float64)
+        mass = as_tensor(mass, "mass", dtype=torch.float64)
         with seeded(seed, mass.device):
             well = torch.rand(mass.shape, dtype=torch.float64, device=mass.device) < _WELL
             z = _normals(mass)
@@ -323,6 +329,10 @@ class DijetResonance:
             uniform = torch.rand(n, dtype=torch.float64)
         return self._peak.inverse_cdf(uniform, self.signal_mass, (low, high))
 
+    def _stream(self, seed: int, window: tuple[float, float] | None, what: str) -> int:
+        """A seed for one use alone: the same seed in another window or for a template gives other events."""
+        return derive(seed, what, "{} {}".format(*self._window(window)))
+
     def _window(self, window: tuple[float, float] | None) -> tuple[float, float]:
         low, high = (float(end) for end in (window or self.mass_range))
         if not self.mass_range[0] <= low < high <= self.mass_range[1]:
@@ -355,6 +365,6 @@ def _float32_within(value: Tensor, low: float, high: float) -> Tensor:
 
 
 def _count(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise UsageError(f"{name}: expected an integer of at least 0, got {value!r}")
-    return value
+    return int(value)

@@ -1,1 +1,1 @@
-"""Resonant and non-resonant anomaly searches."""
+"""Floor 4: find what does not look like the background, and say how sure that is."""

@@ -151,7 +151,16 @@ def scan(
     x, m, w, _, _ = _columns(events, mass, feature, name, weights, None)
     options: dict[str, Any] = {"method": method, "model": model, "classifier": classifier, "folds": folds}
     found = scan_regions(
-        x, m, windows, weights=w, seed=seed, progress=output.progress, members=members, sqrt_s=sqrt_s, device=device, **options
+        x,
+        m,
+        windows,
+        weights=w,
+        seed=seed,
+        progress=output.progress,
+        members=members,
+        sqrt_s=sqrt_s,
+        device=device,
+        **options,
     )
     save_figure(region_scan_figure(found, unit="mass unit"), out)
     rows = [

@@ -145,6 +145,20 @@ def test_same_seed_same_bytes_and_the_global_stream_untouched():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_one_seed_gives_other_events_in_other_windows_and_for_templates():
+    """Else a template drawn with the seed of the data would be the data."""
+    search = DijetResonance()
+    events = search.events(1_000, window=REGION, seed=1)
+    left, right, template = (
+        search.sample_background(1_000, window=w, seed=1) for w in ((3.3, 3.4), (3.6, 3.7), REGION)
+    )
+    draws = [left, right, template, (events.features, events.mass)]
+    ranks = [search.background_latent(*draw)[:, 2].sort().values for draw in draws]
+    for i, first in enumerate(ranks):
+        for second in ranks[:i]:
+            assert not bool(torch.isclose(first, second, rtol=0, atol=1e-9).any())
+
+
 def test_features_at_given_masses_are_those_of_the_density():
     search = DijetResonance()
     mass = torch.full((20_000,), 4.4, dtype=torch.float64)
