@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 from scipy.special import ndtri
 from torch import Tensor
 
@@ -60,9 +60,12 @@ class _Curve:
             # Two values or fewer: a straight line through them does.
             x, z = np.array([x[0] - 1, x[0], x[-1] + 1]), np.array([-1.0, 0.0, 1.0])
         self._x, self._z = x, z
-        self._cubic = PchipInterpolator(x, z)
-        self._slope = self._cubic.derivative()
         self._ends = (z[1] - z[0]) / (x[1] - x[0]), (z[-1] - z[-2]) / (x[-1] - x[-2])
+        slopes = PchipInterpolator(x, z).derivative()(x)
+        # At its ends that one may be flat, and there the lines begin.
+        slopes[0], slopes[-1] = self._ends
+        self._cubic = CubicHermiteSpline(x, z, slopes)
+        self._slope = self._cubic.derivative()
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inside = np.clip(x, self._x[0], self._x[-1])

@@ -45,6 +45,8 @@ ClassifierOption = Annotated[str, typer.Option(help="trees or networks.")]
 MembersOption = Annotated[int, typer.Option(help="Classifiers for each fold.")]
 FoldsOption = Annotated[int, typer.Option(help="Parts of the data that are scored by models which have not seen them.")]
 EnergyOption = Annotated[float | None, typer.Option(help="Energy of the collision, in the unit of the mass.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the data of the density at most.")]
+UnitOption = Annotated[str, typer.Option(help="Unit of the mass, for the pictures.")]
 
 
 @app.command("search")
@@ -63,7 +65,9 @@ def search(
     classifier: ClassifierOption = "trees",
     folds: FoldsOption = 5,
     members: MembersOption = 5,
+    epochs: EpochsOption = None,
     sqrt_s: EnergyOption = None,
+    unit: UnitOption = "TeV",
     closure: Annotated[bool, typer.Option(help="Test the template beside the signal region: another fit.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -91,6 +95,7 @@ def search(
         classifier=classifier,
         folds=folds,
         members=members,
+        config=_training(epochs),
         sqrt_s=sqrt_s,
         device=device,
     )
@@ -112,9 +117,9 @@ def search(
         text += f"\n{tested.verdict}"
     data = searcher.signal_events
     template = searcher.sample_background(4 * len(data.mass), seed=seed)
-    page = search_figure(result, data, template, names=names, improvement=improvement, unit="mass unit")
+    page = search_figure(result, data, template, names=names, improvement=improvement, unit=unit)
     save_figure(page, out / "search.png")
-    save_figure(spectrum_figure(result.best.spectrum or result.spectrum, unit="mass unit"), out / "spectrum.png")
+    save_figure(spectrum_figure(result.best.spectrum or result.spectrum, unit=unit), out / "spectrum.png")
     np.save(out / "scores.npy", searcher.data_scores.numpy())
     (out / "result.json").write_text(to_json(found, indent=2) + "\n", encoding="utf-8")
     output.result(f"{text}\n{out}: result.json, search.png, spectrum.png, scores.npy", path=str(out), **found)
@@ -134,7 +139,9 @@ def scan(
     classifier: ClassifierOption = "trees",
     folds: FoldsOption = 5,
     members: MembersOption = 5,
+    epochs: EpochsOption = None,
     sqrt_s: EnergyOption = None,
+    unit: UnitOption = "TeV",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -150,19 +157,9 @@ def scan(
     windows = [_window(one) for one in window]
     x, m, w, _, _ = _columns(events, mass, feature, name, weights, None)
     options: dict[str, Any] = {"method": method, "model": model, "classifier": classifier, "folds": folds}
-    found = scan_regions(
-        x,
-        m,
-        windows,
-        weights=w,
-        seed=seed,
-        progress=output.progress,
-        members=members,
-        sqrt_s=sqrt_s,
-        device=device,
-        **options,
-    )
-    save_figure(region_scan_figure(found, unit="mass unit"), out)
+    options |= {"members": members, "config": _training(epochs), "sqrt_s": sqrt_s, "device": device}
+    found = scan_regions(x, m, windows, weights=w, seed=seed, progress=output.progress, **options)
+    save_figure(region_scan_figure(found, unit=unit), out)
     rows = [
         [f"{low:g} to {high:g}", f"{p:.3g}", f"{one.best.efficiency:.2g}"]
         for (low, high), p, one in zip(windows, found.p_values, found.results, strict=True)
@@ -193,6 +190,7 @@ def inject(
     classifier: ClassifierOption = "trees",
     folds: FoldsOption = 5,
     members: MembersOption = 5,
+    epochs: EpochsOption = None,
     sqrt_s: EnergyOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -216,6 +214,7 @@ def inject(
         classifier=classifier,
         folds=folds,
         members=members,
+        config=_training(epochs),
         sqrt_s=sqrt_s,
         device=device,
     )
@@ -264,6 +263,10 @@ def _columns(
         None if label is None else table[label],
         chosen,
     )
+
+
+def _training(epochs: int | None) -> dict[str, Any]:
+    return {} if epochs is None else {"epochs": epochs}
 
 
 def _window(text: str) -> tuple[float, float]:

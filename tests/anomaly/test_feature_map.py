@@ -17,7 +17,7 @@ def features():
 def test_there_and_back(features):
     found = QuantileMap().fit(features)
     z, _ = found.forward(features)
-    assert torch.allclose(found.inverse(z), features, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(found.inverse(z), features, rtol=1e-8, atol=1e-8)
     far = torch.tensor([[-5.0, -3.0, -99.0], [50.0, 2.0, 99.0]], dtype=torch.float64)
     assert torch.allclose(found.inverse(found.forward(far)[0]), far, rtol=1e-9)
 

@@ -20,9 +20,10 @@ def test_two_normal_distributions():
 
     for cut in (0.0, 1.0, 2.0, 3.0):
         wanted = tail(cut - 2) / math.sqrt(tail(cut))
-        assert abs(curve.at(tail(cut)) / wanted - 1) < 0.06
+        # The cut that keeps this share of the background is known as well as those events are many.
+        assert abs(curve.at(tail(cut)) / wanted - 1) < 4 / math.sqrt(200_000 * tail(cut))
     assert curve.maximum > curve.at(0.5)
-    assert int(round(200_000 * float(curve.background_efficiency[0]))) == 25
+    assert round(200_000 * float(curve.background_efficiency[0])) == 25
 
 
 def test_a_score_that_says_nothing():

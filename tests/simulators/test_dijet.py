@@ -1,7 +1,6 @@
 """The resonance search: draws follow the densities, the likelihood ratio is one, and the shift is a shift."""
 
 import math
-import time
 
 import pytest
 import torch
@@ -164,12 +163,6 @@ def test_features_at_given_masses_are_those_of_the_density():
     mass = torch.full((20_000,), 4.4, dtype=torch.float64)
     z = search.background_latent(search.background_features(mass, seed=12), mass)
     assert all(kstest(column, "norm").pvalue > 1e-3 for column in z.T)
-
-
-def test_a_million_events_take_seconds():
-    begin = time.process_time()
-    DijetResonance().events(1_000_000, 1_000, seed=1)
-    assert time.process_time() - begin < 20
 
 
 def test_outside_the_support_there_is_no_density():
