@@ -35,7 +35,7 @@ def test_masses_follow_the_background(kind):
 def test_a_signal_does_not_move_the_fit_but_the_kernels():
     shares = []
     for kind in ("fit", "kernels"):
-        mass = fitted(kind, signal=3000).sample(4000, seed=3)
+        mass = fitted(kind, signal=6000).sample(4000, seed=3)
         shares.append(kstest(background_probability(mass).numpy(), "uniform").pvalue)
     assert shares[0] > 1e-3
     assert shares[1] < 1e-6
