@@ -40,7 +40,10 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.many
 	$(BIN)/python -m benchmarks.posterior.calibration
 	$(BIN)/python -m benchmarks.posterior.oscillator
+	$(BIN)/python -m benchmarks.surrogate.calorimeter
+	$(BIN)/python -m benchmarks.surrogate.galaxy
 	$(BIN)/python -m benchmarks.surrogate.check
+	$(BIN)/python -m benchmarks.anomaly.methods
 	$(BIN)/python -m benchmarks.report
 
 clean:

@@ -1,9 +1,10 @@
 """Searches for a known signal: how much of what the best possible classifier finds do they find?
 
-Claim, simulated dijets (100,000 background events and 0.6 % of signal in the signal region, 3.3 to 3.7 TeV, as many as
-in the LHC Olympics, and twice as many beside it): the interpolated density reaches 0.9 of the maximum significance improvement of the idealized classifier, which is trained between the
-data and true background, and that one 0.9 of the exact likelihood ratio; with features that shift with the mass, 0.85,
-where weak supervision with the sidebands falls below a third of it.
+Claim, simulated dijets (100,000 background events and 0.6 % of signal in the signal region, 3.3 to 3.7 TeV, about as
+many as in the LHC Olympics, and twice as many beside it): the interpolated density reaches 0.9 of the maximum
+significance improvement of the idealized classifier, which is trained between the data and true background, and that
+one 0.9 of the exact likelihood ratio; with features that shift with the mass, 0.85, where weak supervision with the
+sidebands falls below a third of it.
 
 Claim, LHC Olympics R&D events (signal region 3.4 to 3.6, control region 3.3 to 3.4 and 3.6 to 3.7): with a clean
 control region 0.95 of the idealized, and at least 9.5; with the signal left in the control region at least 7.5, and
