@@ -333,7 +333,8 @@ def _share(scores: Tensor, weights: Tensor, threshold: float) -> tuple[float, fl
 def _weighted_quantile(scores: Tensor, weights: Tensor, efficiency: float) -> float:
     """The score that a share of the weight reaches."""
     order = scores.argsort(descending=True)
-    reached = weights[order].cumsum(0) / weights.sum()
+    # Negative weights make it fall here and there.
+    reached = (weights[order].cumsum(0) / weights.sum()).cummax(0).values
     place = int(torch.searchsorted(reached, torch.tensor(efficiency, dtype=reached.dtype)))
     return float(scores[order[min(place, len(order) - 1)]])
 

@@ -18,9 +18,14 @@ from sbi_physics.cli.common import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sbi_physics.anomaly.search import ResonantSearch
+    from sbi_physics.anomaly.search_result import SearchResult
+    from sbi_physics.anomaly.significance import SignificanceImprovement
     from sbi_physics.store.tables import Table
 
 __all__ = ["app"]
+
+_TEMPLATE_OVER_DATA = 4
 
 app = typer.Typer(help="Searches for resonances in data.", no_args_is_help=True)
 
@@ -75,14 +80,8 @@ def search(
     quiet: QuietOption = False,
 ) -> None:
     """Search for a resonance in one region of mass."""
-    import numpy as np
-
     from sbi_physics.anomaly.search import ResonantSearch
     from sbi_physics.anomaly.significance import significance_improvement
-    from sbi_physics.cli.common import to_json
-    from sbi_physics.report.figures import save_figure
-    from sbi_physics.report.search_figures import search_figure
-    from sbi_physics.report.spectrum_figures import spectrum_figure
 
     output = Output(json, quiet)
     make_folder(out)
@@ -99,30 +98,22 @@ def search(
         sqrt_s=sqrt_s,
         device=device,
     )
+    inside = searcher.region.holds(m)
+    signal = None if labels is None else _signal(events, label, labels[inside])
     searcher.fit(x, m, weights=w, seed=seed, progress=output.progress)
     result = searcher.search(seed=seed)
-    found: dict[str, Any] = result.to_dict()
-    improvement = None
-    if labels is not None:
-        inside = searcher.region.holds(m)
+    text, found, improvement = str(result), result.to_dict(), None
+    if signal is not None:
         scores = searcher.data_scores[inside]
-        signal = labels[inside] > 0
         improvement = significance_improvement(scores[~signal], scores[signal])
         found["largest_significance_improvement"] = improvement.maximum
-    text = str(result)
     if closure:
         tested = searcher.closure(seed=seed, progress=output.progress)
         found |= {"closure_auc": tested.test.auc, "closure_error": tested.test.expected_error}
         found |= {"closure_floor": tested.floor.auc, "closure_passed": tested.passed}
         text += f"\n{tested.verdict}"
-    data = searcher.signal_events
-    template = searcher.sample_background(4 * len(data.mass), seed=seed)
-    page = search_figure(result, data, template, names=names, improvement=improvement, unit=unit)
-    save_figure(page, out / "search.png")
-    save_figure(spectrum_figure(result.best.spectrum or result.spectrum, unit=unit), out / "spectrum.png")
-    np.save(out / "scores.npy", searcher.data_scores.numpy())
-    (out / "result.json").write_text(to_json(found, indent=2) + "\n", encoding="utf-8")
-    output.result(f"{text}\n{out}: result.json, search.png, spectrum.png, scores.npy", path=str(out), **found)
+    written = _write(out, searcher, result, found, names, improvement, unit)
+    output.result(f"{text}\n{out}: {', '.join(written)}", path=str(out), **found)
 
 
 @app.command("scan")
@@ -233,6 +224,46 @@ def inject(
         overall=found.overall.tolist(),
         without_cut=found.without_cut.tolist(),
     )
+
+
+def _write(
+    out: Path,
+    searcher: "ResonantSearch",
+    result: "SearchResult",
+    found: dict[str, Any],
+    names: list[str],
+    improvement: "SignificanceImprovement | None",
+    unit: str,
+) -> list[str]:
+    """Write numbers, scores and pictures of a search; the names of the files."""
+    import numpy as np
+
+    from sbi_physics.cli.common import to_json
+    from sbi_physics.report.figures import save_figure
+    from sbi_physics.report.search_figures import search_figure
+    from sbi_physics.report.spectrum_figures import spectrum_figure
+
+    (out / "result.json").write_text(to_json(found, indent=2) + "\n", encoding="utf-8")
+    np.save(out / "scores.npy", searcher.data_scores.numpy())
+    data = searcher.signal_events
+    template = searcher.sample_background(_TEMPLATE_OVER_DATA * len(data.mass))
+    page = search_figure(result, data, template, names=names, improvement=improvement, unit=unit)
+    save_figure(page, out / "search.png")
+    save_figure(spectrum_figure(result.best.spectrum or result.spectrum, unit=unit), out / "spectrum.png")
+    return ["result.json", "scores.npy", "search.png", "spectrum.png"]
+
+
+def _signal(path: Path, label: str | None, labels: "Tensor") -> "Tensor":
+    """Which events of the signal region are signal: some must be, and some not."""
+    from sbi_physics.core.errors import UsageError
+
+    signal = labels > 0
+    many = int(signal.sum())
+    if len(labels) and not 0 < many < len(labels):
+        raise UsageError(
+            f"{path}: expected 0 and 1 in the column {label!r}, got {many} signal of {len(labels)} events in the region"
+        )
+    return signal
 
 
 def _columns(
