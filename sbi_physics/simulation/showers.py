@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from sbi_physics.core.errors import StoreError
+from sbi_physics.core.errors import ShapeError, StoreError
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.simulation.run import run_identity, simulate
 from sbi_physics.store.calochallenge import convert_simulations, origin_of
@@ -45,6 +45,12 @@ def simulate_showers(
         ShapeError: the simulator has another parameter, or gives no showers.
         StoreError: `out` holds something else, or cannot be written.
     """
+    shape = getattr(simulator, "x_shape", None)
+    if len(simulator.parameters) != 1 or isinstance(shape, dict) or (shape is not None and len(shape) != 1):
+        raise ShapeError(
+            f"simulator: expected an incident energy and a shower (voxels,), got {simulator.parameters.names} and "
+            f"{shape if isinstance(shape, dict) else tuple(shape or ())}"
+        )
     out = Path(out)
     native = out.with_name(f"{out.name}.simulations")
     origin = json.dumps(run_identity(simulator, n, seed=seed, theta=theta), sort_keys=True)

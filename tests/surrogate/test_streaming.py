@@ -199,3 +199,4 @@ def test_other_events_are_no_showers(tmp_path):
         other = sp.Surrogate("mixture", config={"epochs": 1}).fit(*pairs, progress=False)
         with pytest.raises(sp.ShapeError, match="expected an incident energy and a shower"):
             simulate_showers(other, 50, tmp_path / "x.hdf5", progress=False)
+    assert not list(tmp_path.iterdir())
