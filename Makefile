@@ -44,6 +44,8 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.surrogate.galaxy
 	$(BIN)/python -m benchmarks.surrogate.check
 	$(BIN)/python -m benchmarks.anomaly.methods
+	$(BIN)/python -m benchmarks.anomaly.null
+	$(BIN)/python -m benchmarks.anomaly.background
 	$(BIN)/python -m benchmarks.report
 
 clean:

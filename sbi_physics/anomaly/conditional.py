@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sbi_physics.anomaly.events import Events
 from sbi_physics.anomaly.feature_map import PREPROCESSINGS, QuantileMap, data_bounds
+from sbi_physics.core.bijection import SupportBijection
 from sbi_physics.core.checks import known_keys
-from sbi_physics.core.errors import UsageError
+from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.random import derive, seeded
 from sbi_physics.models.build import Architecture, build_density, known_models, training_settings
 from sbi_physics.models.flows.build import BOX, FLOWS
@@ -78,12 +79,15 @@ class MassConditional:
             seed: of the initial weights, the validation split and the shuffles.
             progress: whether to show a progress bar.
             description: the words in front of the bar.
+
+        Raises:
+            ShapeError, SupportError: the bounds are not of these features, or a feature is outside.
         """
         how = self.settings
         self._map = QuantileMap().fit(events.features) if how.preprocessing == "quantile" else None
         bounds = None
         if self._map is None:
-            bounds = data_bounds(around) if how.bounds is None else how.bounds
+            bounds = data_bounds(around) if how.bounds is None else _checked_bounds(how.bounds, around)
         x, m = self._events(events.features)[0].float(), events.mass.float().unsqueeze(1)
         architecture = Architecture(how.model, (x.shape[1],), (1,), dict(how.options), members=how.members)
         with seeded(derive(seed, "weights")):
@@ -148,3 +152,14 @@ class MassConditional:
     def _features(self, made: Tensor) -> Tensor:
         x = made.double().cpu()
         return x if self._map is None else self._map.inverse(x)
+
+
+def _checked_bounds(bounds: Tensor, features: Tensor) -> Tensor:
+    """The bounds ``(D, 2)``, if all features ``(n, D)`` are inside."""
+    if tuple(bounds.shape) != (features.shape[1], 2):
+        raise ShapeError(f"bounds: expected shape ({features.shape[1]}, 2), got {tuple(bounds.shape)}")
+    outside = ~SupportBijection(bounds).within(features)
+    if bool(outside.any()):
+        row = features[outside][0].tolist()
+        raise SupportError(f"features: expected all inside the bounds {bounds.tolist()}, got {row}")
+    return bounds

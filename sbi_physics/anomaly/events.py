@@ -121,7 +121,7 @@ def checked_weights(weights: Any, n: int, name: str = "weights") -> Tensor:
     w = as_tensor(weights, name, dtype=torch.float64).cpu()
     w = finite(batch_of(w, (), name, minimum=0), name)
     if len(w) != n:
-        raise ShapeError(f"{name}: expected {n}, one for each event, got {len(w)}")
+        raise ShapeError(f"{name}: expected shape ({n},), got ({len(w)},)")
     if n and not float(w.sum()) > 0:
         raise UsageError(f"{name}: expected a positive sum, got {float(w.sum()):g}")
     return w

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from sbi_physics.anomaly.events import checked_weights
 from sbi_physics.core.checks import as_tensor, batch_of, finite, known_keys, resolve_device
 from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.random import check_seed, derive, seeded
@@ -117,7 +118,7 @@ class OutlierDetector:
         """
         check_seed(seed)
         rows = _features(features, None)
-        mass = _weights(weights, len(rows))
+        mass = checked_weights(weights, len(rows))
         kept, held_out = held_out_rows(len(rows), _HELD_OUT, derive(seed, "held out"))
         if not float(mass[held_out].sum()) > 0:
             raise UsageError("weights: expected a positive sum of those held out; too many negative weights")
@@ -245,14 +246,3 @@ def _features(features: Any, dims: int | None) -> Tensor:
         column = int(torch.nonzero(constant)[0, 0])
         raise UsageError(f"features: column {column} is {float(rows[0, column]) + 0.0:g} in all events; leave it out")
     return rows
-
-
-def _weights(weights: Any, events: int) -> Tensor:
-    if weights is None:
-        return torch.ones(events, dtype=torch.float64)
-    mass = finite(as_tensor(weights, "weights", dtype=torch.float64), "weights").cpu()
-    if mass.shape != (events,):
-        raise ShapeError(f"weights: expected shape ({events},), got {tuple(mass.shape)}")
-    if not float(mass.sum()) > 0:
-        raise UsageError(f"weights: expected a positive sum, got {float(mass.sum()):g}")
-    return mass

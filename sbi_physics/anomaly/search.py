@@ -44,7 +44,6 @@ class _Trained(NamedTuple):
     mass: MassModel
     scores: Tensor
     control_scores: Tensor
-    template_scores: Tensor
     selections: Selections
     inside: Tensor
 
@@ -97,9 +96,11 @@ class ResonantSearch:
         engine: str = "auto",
         **options: Any,
     ) -> None:
-        if not isinstance(signal_region, Sequence) or len(signal_region) != 2:
-            raise UsageError(f"signal_region: expected two masses (low, high), got {signal_region!r}")
-        self.region = SignalRegion(*signal_region)
+        try:
+            low, high = signal_region
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"signal_region: expected two masses (low, high), got {signal_region!r}") from error
+        self.region = SignalRegion(low, high)
         build_template(method)
         if not oversampling > 0:
             raise UsageError(f"oversampling: expected a number above 0, got {oversampling!r}")
@@ -348,7 +349,6 @@ class ResonantSearch:
             mass,
             scores,
             control_scores,
-            template_scores,
             Selections(selection, control_selection, template_selection, background.weights, beside),
             inside,
         )

@@ -86,18 +86,8 @@ def search(
     output = Output(json, quiet)
     make_folder(out)
     x, m, w, labels, names = _columns(events, mass, feature, name, weights, label)
-    searcher = ResonantSearch(
-        signal_region,
-        method=method,
-        model=model,
-        ensemble=ensemble,
-        classifier=classifier,
-        folds=folds,
-        members=members,
-        config=_training(epochs),
-        sqrt_s=sqrt_s,
-        device=device,
-    )
+    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device)
+    searcher = ResonantSearch(signal_region, ensemble=ensemble, **settings)
     inside = searcher.region.holds(m)
     signal = None if labels is None else _signal(events, label, labels[inside])
     searcher.fit(x, m, weights=w, seed=seed, progress=output.progress)
@@ -147,9 +137,8 @@ def scan(
     check_writable(out)
     windows = [_window(one) for one in window]
     x, m, w, _, _ = _columns(events, mass, feature, name, weights, None)
-    options: dict[str, Any] = {"method": method, "model": model, "classifier": classifier, "folds": folds}
-    options |= {"members": members, "config": _training(epochs), "sqrt_s": sqrt_s, "device": device}
-    found = scan_regions(x, m, windows, weights=w, seed=seed, progress=output.progress, **options)
+    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device)
+    found = scan_regions(x, m, windows, weights=w, seed=seed, progress=output.progress, **settings)
     save_figure(region_scan_figure(found, unit=unit), out)
     rows = [
         [f"{low:g} to {high:g}", f"{p:.3g}", f"{one.best.efficiency:.2g}"]
@@ -198,17 +187,8 @@ def inject(
     check_writable(out)
     x, m, w, _, names = _columns(events, mass, feature, name, weights, None)
     x_signal, m_signal, _, _, _ = _columns(signal, mass, names, name, None, None)
-    searcher = ResonantSearch(
-        signal_region,
-        method=method,
-        model=model,
-        classifier=classifier,
-        folds=folds,
-        members=members,
-        config=_training(epochs),
-        sqrt_s=sqrt_s,
-        device=device,
-    )
+    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device)
+    searcher = ResonantSearch(signal_region, **settings)
     found = run(searcher, x, m, x_signal, m_signal, number, weights=w, draws=draws, seed=seed, progress=output.progress)
     save_figure(injection_figure(found), out)
     bands = found.bands()
@@ -296,8 +276,27 @@ def _columns(
     )
 
 
-def _training(epochs: int | None) -> dict[str, Any]:
-    return {} if epochs is None else {"epochs": epochs}
+def _settings(
+    method: str,
+    model: str,
+    classifier: str,
+    folds: int,
+    members: int,
+    epochs: int | None,
+    sqrt_s: float | None,
+    device: str,
+) -> dict[str, Any]:
+    """What all verbs hand on to a search."""
+    return {
+        "method": method,
+        "model": model,
+        "classifier": classifier,
+        "folds": folds,
+        "members": members,
+        "config": {} if epochs is None else {"epochs": epochs},
+        "sqrt_s": sqrt_s,
+        "device": device,
+    }
 
 
 def _window(text: str) -> tuple[float, float]:

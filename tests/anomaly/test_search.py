@@ -146,7 +146,7 @@ def test_scan_and_injection_rank_windows_and_numbers():
         ({"features": np.full((400, 2), np.nan)}, sp.NonFiniteError, "features: expected finite numbers"),
         ({"features": np.ones((399, 2))}, sp.ShapeError, "mass: expected 399"),
         ({"weights": np.zeros(400)}, sp.UsageError, "weights: expected a positive sum, got 0"),
-        ({"weights": np.ones(5)}, sp.ShapeError, "weights: expected 400"),
+        ({"weights": np.ones(5)}, sp.ShapeError, r"weights: expected shape \(400,\), got \(5,\)"),
     ],
 )
 def test_one_clear_line_for_wrong_events(change, error, words):
@@ -170,8 +170,14 @@ def test_one_clear_line_for_wrong_settings():
     ):
         with pytest.raises(sp.UsageError, match=words):
             ResonantSearch(**{"signal_region": REGION, **arguments})
+    assert ResonantSearch(np.array(REGION)).region.high == REGION[1]
     with pytest.raises(sp.UsageError, match="nothing is fitted"):
         ResonantSearch(REGION).search()
     data = events(background=1000, signal=0)
+    narrow = [*BOUNDS[:3], (0.0, 0.1)]
+    with pytest.raises(sp.SupportError, match="features: expected all inside the bounds"):
+        ResonantSearch(REGION, bounds=narrow).fit(data.features, data.mass, progress=False)
+    with pytest.raises(sp.ShapeError, match=r"bounds: expected shape \(4, 2\), got \(3, 2\)"):
+        ResonantSearch(REGION, bounds=narrow[:3]).fit(data.features, data.mass, progress=False)
     with pytest.raises(sp.UsageError, match="needs simulated background"):
         ResonantSearch(REGION, method="reweighting").fit(data.features, data.mass, progress=False)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sbi_physics.core.errors import ShapeError
+from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.build import Architecture, build_density
 from sbi_physics.models.build_generators import GENERATORS, build_generator
@@ -71,6 +71,21 @@ def test_the_same_noise_gives_the_draws_of_sample(name, conditional):
         noise = torch.randn(200, model.noise_features)
     drawn = model.sample(1, context, seed=5)[0] if conditional else model.sample(200, seed=5)
     torch.testing.assert_close(model.from_noise(noise, context), drawn, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nsf", "maf", "maf-spline"])
+def test_to_noise_undoes_from_noise(name, conditional):
+    model = build(name, conditional)
+    noise = noise_for(model, 200)
+    context = torch.randn(200, 2, generator=torch.Generator().manual_seed(3)) if conditional else None
+    with torch.no_grad():
+        back = model.to_noise(model.from_noise(noise, context), context)
+    torch.testing.assert_close(back, noise, rtol=1e-3, atol=1e-3)
+
+
+def test_an_ensemble_has_no_noise_of_its_own():
+    with pytest.raises(UsageError, match="single flow"):
+        build("nsf, ensemble", conditional=False).to_noise(torch.zeros(5, DIMS))
 
 
 def test_normal_noise_gives_the_distribution_of_sample(name, conditional):
