@@ -22,7 +22,8 @@ class LogUniform(td.Distribution):
     Args:
         low: lower bound, positive.
         high: upper bound, above `low`.
-        validate_args: whether to check the bounds, as for the distributions of torch.
+        validate_args: False leaves the bounds unchecked; packages that switch the checks of torch off for the whole
+            process do not.
 
     Raises:
         ValueError: a bound is not positive, or they are out of order.
@@ -37,7 +38,7 @@ class LogUniform(td.Distribution):
     def __init__(self, low: float | Tensor, high: float | Tensor, validate_args: bool | None = None) -> None:
         self.low, self.high = broadcast_all(low, high)
         super().__init__(self.low.shape, validate_args=validate_args)
-        if self._validate_args and not bool(((self.low > 0) & (self.low < self.high)).all()):
+        if validate_args is not False and not bool(((self.low > 0) & (self.low < self.high)).all()):
             raise ValueError(f"LogUniform: expected 0 < low < high, got low {self.low} and high {self.high}")
 
     @property

@@ -24,7 +24,7 @@ def gaussian_pairs(gaussian):
 @pytest.fixture(scope="session")
 def good(gaussian, gaussian_pairs):
     """A posterior of two parameters that is close to the exact one."""
-    estimator = sp.NPE(gaussian.parameters, transforms=2, hidden_features=32, config=TrainConfig(epochs=40))
+    estimator = sp.NPE(gaussian.parameters, transforms=2, hidden_features=32, config=TrainConfig(epochs=80))
     return estimator.fit(*gaussian_pairs, seed=3, progress=False)
 
 
