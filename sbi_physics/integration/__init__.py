@@ -1,0 +1,1 @@
+"""Integrals of functions on the unit hypercube, phase space, and unweighted events."""
