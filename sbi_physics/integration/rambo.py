@@ -9,7 +9,7 @@ $$ \sum_i \sqrt{m_i^2 + \xi^2 |p_i|^2} = w, \qquad
    \Big(\sum_i \frac{|k_i|^2}{k_i^0}\Big)^{-1} , $$
 
 where k_i are the momenta with masses.  As 4n numbers are more than the 3n - 4 that phase space has, there is no
-inverse.
+inverse; and where all directions are the same there is nothing to carry to rest, and the momenta are NaN.
 """
 
 import math
