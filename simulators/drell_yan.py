@@ -130,13 +130,13 @@ def drell_yan(
     Raises:
         UsageError: an argument is out of its range.
     """
+    matrix_element = DrellYan(energy, z_prime_mass, z_prime_width, strength, parameters or Electroweak())
     maps: dict[str, Mapping] = {
         "continuum": PowerLaw(2.0),
         "resonance": BreitWigner(z_prime_mass, z_prime_width),
     }
     if mapping not in maps:
         raise UsageError(f"mapping: expected 'continuum' or 'resonance', got {mapping!r}")
-    matrix_element = DrellYan(energy, z_prime_mass, z_prime_width, strength, parameters or Electroweak())
     cuts: list[Cut] = []
     if least_pt > 0:
         cuts.append(TransverseMomentumCut(least=least_pt))

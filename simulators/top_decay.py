@@ -92,5 +92,5 @@ def top_decay(
         UsageError: the top is not heavier than b and W together, or a mass or width is out of its range.
     """
     matrix_element = TopDecay(top_mass, bottom_mass, w_mass, w_width)
-    w = Decay(Particle(), Particle(), mass=BreitWigner(w_mass, w_width))
+    w = Decay(Particle(), Particle(), mass=BreitWigner(w_mass, w_width), axis="flight")
     return Process("top_decay", AtRest(top_mass), Decay(Particle(bottom_mass), w), matrix_element, unit="GeV")
