@@ -278,6 +278,13 @@ def test_laws_of_integrands(integrand):
     assert float((total.abs().amax(1) / events.incoming[..., 0].amax(1)).max()) < 1e-9
 
 
+def test_faces_and_corners_of_the_cube_are_finite(integrand):
+    for value in (0.0, 1.0):
+        faces = numbers(integrand.dims, integrand.dims).fill_diagonal_(value)
+        corner = torch.full((1, integrand.dims), value, dtype=torch.float64)
+        assert bool(torch.isfinite(integrand(torch.cat([faces, corner]))).all())
+
+
 def test_batch_is_as_good_as_its_rows(integrand):
     u = numbers(9, integrand.dims, seed=4)
     rows = torch.cat([integrand(row.unsqueeze(0)) for row in u])
