@@ -266,7 +266,8 @@ class Adaptation:
             efficiency = self._efficiency_of_cells(last)
             if efficiency > max(last.efficiency / _CLEARLY, _WORTHWHILE):
                 return "cells"
-        if self.neural and self.function.dims > 1 and len(self.rounds) > 2 and "flows" not in self._best:
+        ready = len(self.rounds) > 2 and self._effective(last) >= _LEAST_ESS
+        if self.neural and self.function.dims > 1 and ready and "flows" not in self._best:
             return "flows"
         return kind if kind != "identity" else "grids"
 
