@@ -31,7 +31,7 @@ __all__ = ["Adaptation", "Round"]
 _PILOT = 4096
 _FEW_CALLS = 65_536
 _EFFICIENT, _WORTHWHILE = 0.9, 0.3
-_CLEARLY = 0.8
+_CLEARLY, _GROWING = 0.8, 1.5
 _AT_THE_EDGE = 0.01
 _FIRST = 8192
 _REPETITIONS = 32
@@ -44,6 +44,7 @@ _POINTS_TRAINED = 150_000
 _TRAINING_SECONDS = 90.0
 _SURPRISE = 0.1
 _MOST_RESTARTS = 3
+_CALLS_TO_RESTART = 100_000
 _SHARE_OF_PEAK = 0.3
 _FOUND, _FEWEST_FOUND = 200, 20
 _MOST_SEARCHED = 2_000_000
@@ -123,13 +124,13 @@ class Adaptation:
         return [each for each in self.rounds if each.iteration.weight > 0]
 
     def run(self) -> Mixture:
-        """Integrate until the error or a budget is reached; returns the best mixture."""
+        """Integrate until the error or a budget is reached; returns the mixture that follows the integrand best."""
         mixture, kind = self._begin()
         size: float = _FIRST
         while not self.done and (size := self._next_size(size)):
             last = self._round(mixture, kind, size)
             surprised = self._surprised(last)
-            if max(edge_mass(mixture)) > _AT_THE_EDGE or (surprised and self.restarts == _MOST_RESTARTS):
+            if max(edge_mass(mixture)) > _AT_THE_EDGE or (surprised and not self._may_restart):
                 break
             if surprised:
                 mixture, kind = self._again()
@@ -137,7 +138,18 @@ class Adaptation:
                 continue
             mixture, kind = self._next_map(kind, size)
             size *= 2
-        return min(self._best.values(), key=lambda each: each[0])[1]
+        return self._for_events()
+
+    def _for_events(self) -> Mixture:
+        """The mixture whose weights are the most even at the points of the last round.
+
+        A map that makes the mean exact need not be one: even points integrate a smooth function as they are.
+        """
+        known = [mixture for _, mixture in self._best.values()]
+        if set(self._best) == {"identity"} and self.rounds[-1].efficiency < _EFFICIENT:
+            points, values, log_q, worth = self._points()
+            known.append(cover(points, worth * values * torch.exp(-log_q), seed=derive(self.seed, "events")))
+        return max(known, key=lambda each: _efficiency(each, self.rounds[-1]))
 
     def _begin(self) -> tuple[Mixture, str]:
         if self.start is not None:
@@ -187,7 +199,7 @@ class Adaptation:
         draws = mixture.draw(size, repetitions, derive(self.seed, "round", number))
         values = self.function(draws.points)
         terms = draws.factor * values * torch.exp(-draws.log_q)
-        iteration = iteration_of(terms, draws.repetition, len(values), self._weight(kind) * len(values))
+        iteration = iteration_of(terms, draws.repetition, len(values), self._weight(kind, len(values)))
         squares = float(terms.square().sum())
         efficiency = float(terms.abs().sum()) ** 2 / squares / len(values) if squares > 0 else 0.0
         found = Round(draws, values, iteration, kind, efficiency)
@@ -198,17 +210,14 @@ class Adaptation:
         self.report(found, self.estimate)
         return found
 
-    def _weight(self, kind: str) -> float:
-        """Of a point of the next round, in the estimate: known before the point is drawn.
+    def _weight(self, kind: str, calls: int) -> float:
+        """Of the next round in the estimate: known before its points are drawn.
 
-        It is one over the variance per call that this kind of map has had, or the last one; nothing where that was
-        measured by too few points.  Where there was no scatter at all, any weight will do.
+        A map counts from its second round on, if the first was of enough points; larger rounds, which have better maps
+        and more even points, count for more than their number.
         """
-        if not self.rounds:
-            return 0.0
-        last = self.rounds[-1]
-        known = last.iteration.variance_per_call if self._effective(last) >= _LEAST_COUNTING else math.inf
-        return 1 / max(self._best.get(kind, (known,))[0], (1e-15 * last.iteration.value) ** 2, 1e-300)
+        value, mixture = self._best.get(kind, (math.inf, None))
+        return float(calls) ** _GROWING if mixture is not None and math.isfinite(value) else 0.0
 
     def _effective(self, of: Round) -> float:
         return of.efficiency * of.iteration.calls
@@ -225,7 +234,7 @@ class Adaptation:
         """Points of the next round: no more than are needed or allowed; 0 ends the run."""
         if self.max_seconds is not None and time.monotonic() - self._began > self.max_seconds:
             return 0
-        needed = max(1.2 * self._needed(self.rounds[-1]), _FIRST / 2)
+        needed = max(1.2 * self._needed(self.rounds[-1]), _FIRST / 2) if self.rounds else math.inf
         left = self.function.left()
         if left < _FIRST / 4:
             return 0
@@ -236,6 +245,10 @@ class Adaptation:
         """Whether one point of a round that was to be smooth makes much of its value."""
         terms = last.weights.abs()
         return len(self.rounds) > 2 and float(terms.max()) > _SURPRISE * float(terms.sum())
+
+    @property
+    def _may_restart(self) -> bool:
+        return self.restarts < _MOST_RESTARTS and self.function.left() > _CALLS_TO_RESTART
 
     def _again(self) -> tuple[Mixture, str]:
         """Explore anew, and forget the rounds that had not seen what surprised."""
@@ -276,12 +289,7 @@ class Adaptation:
         earlier = self.rounds[:-1]
         if sum(len(each.values) for each in earlier) < _FIRST:
             return 0.0
-        tree = _cells(*self._points(earlier)[:3])
-        x, size = last.draws.points, last.values.abs()
-        chance = last.draws.factor * torch.exp(-last.draws.log_q)
-        first = float((chance * size).sum())
-        second = float((chance * size.square() * torch.exp(-tree.log_prob(x))).sum())
-        return first**2 / second / (int(last.draws.repetition.max()) + 1) if second > 0 else 0.0
+        return _efficiency(_cells(*self._points(earlier)[:3]), last)
 
     def _learned(self, kind: str) -> Mixture:
         """The map of a kind, fitted to all points."""
@@ -319,6 +327,14 @@ class Adaptation:
 
     def _worth(self, of: Round) -> Tensor:
         return of.draws.factor * len(of.values) * max(of.efficiency, 1e-6)
+
+
+def _efficiency(mixture: Mixture, of: Round) -> float:
+    """That which the weights of a mixture would have, by the points of a round of another one."""
+    chance = of.draws.factor * torch.exp(-of.draws.log_q)
+    first = float((chance * of.values.abs()).sum())
+    second = float((chance * of.values.square() * torch.exp(-mixture.log_prob(of.draws.points))).sum())
+    return first**2 / second / (int(of.draws.repetition.max()) + 1) if second > 0 else 0.0
 
 
 def _cells(points: Tensor, values: Tensor, log_q: Tensor) -> Mixture:

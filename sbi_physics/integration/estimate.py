@@ -2,8 +2,8 @@ r"""What iterations of an integration say together.
 
 Iteration k gives $I_k \pm \sigma_k$ from independent repetitions of a net of points.  Weighting them by
 $1/\sigma_k^2$ is biased: where weights have tails, an iteration that is too low also believes itself too precise.
-Here an iteration is weighted by its number of points over the variance per point *of the one before*, which is known
-before its points are drawn.
+The variance of the iteration before, though known in time, is no better: what has come out high is then followed by
+less.  Here an iteration is weighted by a power of its number of points alone.
 """
 
 import math

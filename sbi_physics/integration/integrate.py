@@ -255,7 +255,9 @@ def _estimate(run: Adaptation, mixture: Mixture, f: Callable[[Any], Any], second
     )
     effective, shape = weight_tail(weights)
     last = counted[-1]
-    ratio = last.values * torch.exp(-last.draws.log_q)
+    log_q = mixture.log_prob(last.draws.points)
+    ratio = last.values * torch.exp(-log_q)
+    chance = last.draws.factor * torch.exp(log_q - last.draws.log_q)
     return Estimate(
         found.value,
         found.error,
@@ -273,5 +275,5 @@ def _estimate(run: Adaptation, mixture: Mixture, f: Callable[[Any], Any], second
         mixture,
         f,
         function.non_finite,
-        (ratio, last.draws.factor),
+        (ratio, chance),
     )

@@ -12,6 +12,7 @@ Statistics 31, 1282).  The cheaper scrambling by a random matrix has the same va
 import torch
 from torch import Tensor
 
+from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import derive
 
 __all__ = ["scrambled_nets"]
@@ -28,7 +29,12 @@ def scrambled_nets(n: int, dims: int, repetitions: int, seed: int) -> Tensor:
 
     Returns:
         ``(R, n, D)`` float64 in [0, 1).
+
+    Raises:
+        UsageError: n is no power of two.
     """
+    if n < 1 or n & (n - 1):
+        raise UsageError(f"n: expected a power of two, got {n}")
     random = torch.Generator().manual_seed(derive(seed, "net"))
     digits = n.bit_length() - 1
     net = torch.quasirandom.SobolEngine(dims).draw(n, dtype=torch.float64)
