@@ -39,6 +39,8 @@ _LEAST_ESS, _LEAST_COUNTING = 400.0, 100.0
 _EXPLORATIONS = 2
 _MOST_CELL_DIMS = 6
 _CELL_SHARE = 0.95
+_LARGEST_ROUND, _LARGEST_NUMBERS = 1 << 21, 1 << 23
+_NUMBERS_STORED = 1 << 24
 _POINTS_KEPT = 400_000
 _POINTS_TRAINED = 150_000
 _TRAINING_SECONDS = 90.0
@@ -71,7 +73,11 @@ class Round:
     @property
     def weights(self) -> Tensor:
         """What each point adds to the value of the round, ``(n,)``."""
-        return self.draws.factor * self.values * torch.exp(-self.draws.log_q) / (int(self.draws.repetition.max()) + 1)
+        return self.draws.factor * self.values * torch.exp(-self.draws.log_q) / self.iteration.repetitions
+
+    def without_points(self) -> "Round":
+        """The round with what it found, but not its points."""
+        return replace(self, draws=self.draws.first(0), values=self.values[:0])
 
 
 @dataclass
@@ -137,7 +143,7 @@ class Adaptation:
                 size = _FIRST
                 continue
             mixture, kind = self._next_map(kind, size)
-            size *= 2
+            size = min(2 * size, _LARGEST_ROUND, _LARGEST_NUMBERS / self.function.dims)
         return self._for_events()
 
     def _for_events(self) -> Mixture:
@@ -204,11 +210,20 @@ class Adaptation:
         efficiency = float(terms.abs().sum()) ** 2 / squares / len(values) if squares > 0 else 0.0
         found = Round(draws, values, iteration, kind, efficiency)
         self.rounds.append(found)
+        self._forget()
         scaled = iteration.variance_per_call if self._effective(found) >= _LEAST_COUNTING else math.inf
         if kind not in self._best or scaled < self._best[kind][0]:
             self._best[kind] = scaled, mixture
         self.report(found, self.estimate)
         return found
+
+    def _forget(self) -> None:
+        """Keep the points of the latest rounds alone, so that memory has a bound."""
+        stored = 0
+        for i in reversed(range(len(self.rounds))):
+            stored += self.rounds[i].draws.points.numel()
+            if stored > _NUMBERS_STORED and i < len(self.rounds) - 1:
+                self.rounds[i] = self.rounds[i].without_points()
 
     def _weight(self, kind: str, calls: int) -> float:
         """Of the next round in the estimate: known before its points are drawn.
@@ -334,7 +349,7 @@ def _efficiency(mixture: Mixture, of: Round) -> float:
     chance = of.draws.factor * torch.exp(-of.draws.log_q)
     first = float((chance * of.values.abs()).sum())
     second = float((chance * of.values.square() * torch.exp(-mixture.log_prob(of.draws.points))).sum())
-    return first**2 / second / (int(of.draws.repetition.max()) + 1) if second > 0 else 0.0
+    return first**2 / second / of.iteration.repetitions if second > 0 else 0.0
 
 
 def _cells(points: Tensor, values: Tensor, log_q: Tensor) -> Mixture:

@@ -117,6 +117,10 @@ class Draws:
     repetition: Tensor
     factor: Tensor
 
+    def first(self, n: int) -> "Draws":
+        """The first n of them."""
+        return Draws(*(getattr(self, name)[:n] for name in Draws.__dataclass_fields__))
+
 
 @dataclass(frozen=True)
 class Mixture:
