@@ -32,12 +32,12 @@ def vectorised(f: Callable[[Tensor], Tensor]) -> Any:
 def integrated(
     f: Callable[[Tensor], Tensor], dims: int, rel_error: float, seed: int, max_calls: int = 50_000_000
 ) -> dict[str, Any]:
-    """Calls, value, error and seconds of the best of the runs; calls are infinite where none reached the error."""
+    """Calls, value, error and seconds of the best of the runs; calls are None where none reached the error."""
     runs = []
     for size in _SIZES:
-        best = min([each["calls"] for each in runs], default=math.inf)
-        runs.append(_run(f, dims, rel_error, size, seed, int(min(max_calls, best))))
-    return min(runs, key=lambda each: each["calls"])
+        best = min(each["calls"] or max_calls for each in runs) if runs else max_calls
+        runs.append(_run(f, dims, rel_error, size, seed, best))
+    return min(runs, key=lambda each: each["calls"] or math.inf)
 
 
 def _run(
@@ -52,7 +52,7 @@ def _run(
     result = integrator(vectorised(f), nitn=max(2, max_calls // size), neval=size, rtol=rel_error)
     reached = result.sdev <= rel_error * abs(result.mean)
     return {
-        "calls": int(result.sum_neval) if reached else math.inf,
+        "calls": int(result.sum_neval) if reached else None,
         "calls_of_iteration": size,
         "value": float(result.mean),
         "error": float(result.sdev),
