@@ -1,8 +1,8 @@
 """Unweighted events of two processes: which share of the points of a learned map becomes events?
 
 Claim: with as many evaluations, of the same integrand on the unit cube, the unweighting efficiency is at least 3 times
-that of vegas 6.4, or at least 0.6; and the events follow the distributions of brute force, which are uniform points kept
-with probability f over the largest f seen (Kolmogorov-Smirnov above 0.01 for each observable).
+that of vegas 6.4, or at least 0.6; and the events follow the distributions of brute force, which are uniform points
+kept with probability f over the largest f seen (Kolmogorov-Smirnov above 0.01 for each observable).
 
 Every method is given 300,000 evaluations to learn from.  Then fresh weights f/q are drawn, as many for all, and judged
 by the same functions: the mean weight over what counts as the largest, by the quantile (events above it have 0.1 % of
@@ -82,8 +82,7 @@ def main() -> None:
 def measured(case: str, f: CrossSection, method: str, seed: int, reference: Tensor) -> dict[str, Any]:
     """Efficiencies of a method, its integral, and its events against those of brute force ``(n, 3)``."""
     began = time.monotonic()
-    learn = {"vegas_map": _vegas, "vegas": _vegas, "madnis": _madnis}.get(method, _ours)
-    points, weights, found = learn(f, method, derive(seed, case))
+    points, weights, found = learned(f, method, derive(seed, case))
     quantile = maximum_weight(weights)
     bootstrap = maximum_weight(weights, strategy="bootstrap", events=SET, seed=seed)
     events, sizes = accept(points, weights, quantile, derive(seed, "accept"))
@@ -101,6 +100,11 @@ def measured(case: str, f: CrossSection, method: str, seed: int, reference: Tens
         "histograms": {"log10_weight": _histogram(np.log10(weights[weights > 0].numpy() / mean), -2.0, 1.5)},
         "seconds": time.monotonic() - began,
     }
+
+
+def learned(f: CrossSection, method: str, seed: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Points ``(n, dims)`` of the map that a method learns, their weights ``(n,)``, and what it found on the way."""
+    return {"vegas_map": _vegas, "vegas": _vegas, "madnis": _madnis}.get(method, _ours)(f, method, seed)
 
 
 def _histogram(values: Any, low: float, high: float) -> dict[str, Any]:
