@@ -1,0 +1,1 @@
+"""Integrals and unweighted events against VEGAS and madnis."""
