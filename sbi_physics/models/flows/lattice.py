@@ -20,6 +20,7 @@ $$ \tfrac12\,[p(\phi) + R\,p(-\phi)], \qquad \text{so that}\quad f_{-\phi}(-x) =
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import UsageError
+from sbi_physics.core.random import check_seed, seeded
 from sbi_physics.models.flows.spline import MIN_BIN, rational_quadratic_spline, spline_parameters
 
 __all__ = ["CheckerboardCoupling", "SpectralScaling", "lattice_flow"]
@@ -45,6 +47,7 @@ def lattice_flow(
     tail_bound: float = 4.0,
     width: float = 0.5,
     odd: bool = True,
+    seed: int = 0,
 ) -> Flow:
     """A flow from fields ``(n, L*L)``, row by row, to standard-normal noise.
 
@@ -57,6 +60,7 @@ def lattice_flow(
         tail_bound: the splines act on [-tail_bound, tail_bound], where the field has a width of about one.
         width: standard deviation of the field to begin with.
         odd: whether the density is the same for phi and -phi.
+        seed: of the weights.
 
     Raises:
         UsageError: an argument has a value that it cannot have.
@@ -70,20 +74,17 @@ def lattice_flow(
     for number, name in ((tail_bound, "tail_bound"), (width, "width")):
         if not 0 < number < math.inf:
             raise UsageError(f"{name}: expected a finite number above 0, got {number!r}")
-    layers: list[Transform] = [SpectralScaling(side, 1 / width)]
-    for i in range(couplings):
-        layers.append(
-            CheckerboardCoupling(
-                side,
-                i % 2,
-                hidden_features=hidden_features,
-                blocks=blocks,
-                bins=bins,
-                tail_bound=tail_bound,
-                odd=odd,
-            )
-        )
-    return Flow(CompositeTransform([*layers, SpectralScaling(side)]), StandardNormal([side**2]))
+    settings: dict[str, Any] = {
+        "hidden_features": hidden_features,
+        "blocks": blocks,
+        "bins": bins,
+        "tail_bound": tail_bound,
+        "odd": odd,
+    }
+    with seeded(check_seed(seed)):
+        moves = [CheckerboardCoupling(side, i % 2, **settings) for i in range(couplings)]
+    layers = [SpectralScaling(side, 1 / width), *moves, SpectralScaling(side)]
+    return Flow(CompositeTransform(layers), StandardNormal([side**2]))
 
 
 class SpectralScaling(Transform):
