@@ -24,7 +24,7 @@ def main() -> None:
     sections |= {"sbibm_posteriors": _tasks, "sbibm_exact": _exact, "flow_ensembles": _ensembles, "flow_gpu": _gpu}
     sections |= {"many_observations": _many, "calibration": _calibration, "oscillator": _oscillator}
     sections |= {"surrogate_calorimeter": _showers, "galaxy": _galaxy, "surrogate_check": _surrogate_checks}
-    sections |= {"anomaly_methods": _anomalies}
+    sections |= {"anomaly_methods": _anomalies, "lattice": _lattice}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"
@@ -186,6 +186,32 @@ def _anomalies(result: dict[str, Any]) -> list[str]:
     ]
     head = ["data", "method", "seed", "closure AUC", "background after a 1 % cut", "by fit", "by template"]
     return [*parts, _table(head, closed)]
+
+
+def _lattice(result: dict[str, Any]) -> list[str]:
+    cells = []
+    for row in sorted(result["rows"], key=lambda row: -row["coupling"]):
+        both, energy, gap = (row["flow"], row["hmc"]), row["free_energy"], row.get("difference")
+        cells.append(
+            [
+                f"{row['side']} x {row['side']}, {row['coupling']:g}",
+                f"{row['training_seconds']:.0f}",
+                f"{row['flow']['acceptance']:.2f}",
+                " / ".join(f"{max(each['autocorrelation_time'].values()):.2f}" for each in both),
+                " / ".join(f"{each['independent_per_second']:,}" for each in both),
+                " ".join(f"{pull:+.1f}" for pull in row["pulls"].values()),
+                f"{energy['flow'][0]:.4f} ± {energy['flow'][1]:.4f}",
+                f"{energy['pull']:+.1f}" + (f" {gap['pull']:+.1f}" if gap else ""),
+            ]
+        )
+    head = ["side, coupling", "training [s]", "acceptance", "autocorrelation", "independent draws per second"]
+    return [
+        "## A scalar field at m^2 = -4: a Boltzmann generator and Hamiltonian Monte Carlo",
+        "Autocorrelation times of the slower of |M| and the susceptibility, and independent draws per second (warm-up "
+        "included, training not): of the flow's corrected chain / of Hamiltonian Monte Carlo. Pulls in standard "
+        "errors: of |M| and susceptibility; of the free energy, and of its difference from the line above.",
+        _table([*head, "pulls", "free energy", "pulls"], cells),
+    ]
 
 
 def _median_and_range(values: list[float]) -> str:

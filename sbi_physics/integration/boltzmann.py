@@ -35,6 +35,7 @@ from sbi_physics.core.samples import Cost, Samples
 from sbi_physics.diagnostics.chains import chain_report
 from sbi_physics.diagnostics.weights import importance_efficiency, pareto_k
 from sbi_physics.models.flows.density import FlowDensity
+from sbi_physics.models.generator import rows_at_once
 from sbi_physics.sampling.importance import propose
 from sbi_physics.sampling.independence import independence_metropolis
 from sbi_physics.sampling.target import checked_log_density
@@ -46,7 +47,6 @@ __all__ = ["BoltzmannGenerator", "FreeEnergy", "ReverseDivergence"]
 _GRADIENTS = ("path", "total")
 _STEPS_IN_EPOCH = 25
 _VALIDATION_SHARE = 0.1
-_ROWS_AT_ONCE = 1 << 12
 _CHECKED = 32
 _FEWEST_STEPS = 4
 
@@ -251,10 +251,11 @@ class BoltzmannGenerator:
             ShapeError, NonFiniteError: the log-density is not one, or the reference has another shape or is not finite.
         """
         wanted = positive_integer(n, "n")
+        rows = rows_at_once(self.density.device)
         own = torch.cat(
             [
-                propose(self._propose, self.log_density, min(_ROWS_AT_ONCE, wanted - i), derive(seed, "weights", i))[1]
-                for i in range(0, wanted, _ROWS_AT_ONCE)
+                propose(self._propose, self.log_density, min(rows, wanted - i), derive(seed, "weights", i))[1]
+                for i in range(0, wanted, rows)
             ]
         )
         log_mean, error = _log_mean(own.unsqueeze(1))
@@ -272,7 +273,7 @@ class BoltzmannGenerator:
     def _log_weights(self, chains: Tensor) -> Tensor:
         """-S - ln q, float64 ``(C, m)``, of chains ``(C, m, P)``."""
         parts = []
-        for rows in chains.flatten(0, 1).split(_ROWS_AT_ONCE):
+        for rows in chains.flatten(0, 1).split(rows_at_once(self.density.device)):
             here = rows.to(self.density.device)
             log_p = checked_log_density(self.log_density(here), here)
             parts.append((log_p.double() - self.density.log_prob(here.float())).cpu())
