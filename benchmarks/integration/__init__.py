@@ -1,1 +1,1 @@
-"""Integrals and unweighted events against VEGAS and madnis."""
+"""Integrals, unweighted events and lattices against VEGAS, madnis and Hamiltonian Monte Carlo."""
