@@ -23,7 +23,7 @@ def integrals(result: dict[str, Any]) -> list[str]:
                 f"{statistics.median(row['calls'] for row in ours):,.0f}",
                 " ".join(f"{row['pull']:+.1f}" for row in ours),
                 f"{statistics.median(row['seconds'] for row in ours):.1f}",
-                *([f"{peer[0]['calls']:,}", f"{peer[0]['pull']:+.1f}"] if peer else ["", ""]),
+                *(_peer(peer[0]) if peer else ["", ""]),
                 *("" if each is None else f"{each:g}" for each in published[name]),
             ]
         )
@@ -35,6 +35,12 @@ def integrals(result: dict[str, Any]) -> list[str]:
         "millions (arXiv:2001.05486); vegas 6.4.1 as measured.",
         table([*head, "i-flow", "VEGAS 2020", "vegas 6.4.1"], cells),
     ]
+
+
+def _peer(row: dict[str, Any]) -> list[str]:
+    if row["calls"] is None:
+        return [f"not in {row['max_calls']:,}", ""]
+    return [f"{row['calls']:,.0f}", "" if row["pull"] is None else f"{row['pull']:+.1f}"]
 
 
 def lattice(result: dict[str, Any]) -> list[str]:
