@@ -36,7 +36,7 @@ _AT_THE_EDGE = 0.01
 _FIRST = 8192
 _REPETITIONS = 32
 _LEAST_ESS, _LEAST_COUNTING = 400.0, 100.0
-_EXPLORATIONS = 2
+_EXPLORATIONS, _MOST_OF_BUDGET = 2, 0.1
 _MOST_CELL_DIMS = 6
 _CELL_SHARE = 0.95
 _LARGEST_ROUND, _LARGEST_NUMBERS = 1 << 21, 1 << 23
@@ -175,11 +175,13 @@ class Adaptation:
     def _explored(self, seed: int) -> Mixture:
         clouds = []
         for number in range(_EXPLORATIONS):
-            left = self.function.left()
+            left, before = self.function.left(), self.function.calls
             budget = None if math.isinf(left) else max(1, int(left / 3))
             try:
                 clouds.append(explore(self.function, seed=derive(seed, number), max_calls=budget))
             except (ConvergenceError, BudgetError):
+                break
+            if self.function.calls - before > _MOST_OF_BUDGET * self.function.left():
                 break
         if clouds:
             cloud = torch.cat(clouds)
