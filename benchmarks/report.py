@@ -4,14 +4,15 @@ python -m benchmarks.report
 """
 
 import json
-import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.machine import RESULTS
 from benchmarks.posterior.published import PUBLISHED
+from benchmarks.report_integration import integrals, lattice
+from benchmarks.report_searches import background, methods, null
+from benchmarks.tables import numbers, table
 
 __all__ = ["main"]
 
@@ -24,28 +25,36 @@ def main() -> None:
     sections |= {"sbibm_posteriors": _tasks, "sbibm_exact": _exact, "flow_ensembles": _ensembles, "flow_gpu": _gpu}
     sections |= {"many_observations": _many, "calibration": _calibration, "oscillator": _oscillator}
     sections |= {"surrogate_calorimeter": _showers, "galaxy": _galaxy, "surrogate_check": _surrogate_checks}
-    sections |= {"anomaly_methods": _anomalies, "lattice": _lattice}
+    sections |= {"anomaly_methods": methods, "anomaly_null": null, "anomaly_background": background}
+    sections |= {"integration_table": integrals, "lattice": lattice}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text(encoding="utf-8"))
-            machines = [result["machine"]] if "machine" in result else [row["machine"] for row in result["rows"]]
+            machines = [row["machine"] for row in _measured(result)]
             parts += [*section(result), *dict.fromkeys(map(_machine, machines))]
     path = Path(__file__).parent / "RESULTS.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"written to {path}")
 
 
+def _measured(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a result that say on which machine they were made."""
+    if "machine" in result:
+        return [result]
+    return list(result["cases"].values()) if "cases" in result else list(result["rows"])
+
+
 def _posteriors(result: dict[str, Any]) -> list[str]:
     rows = [
-        [row["package"], f"{row['training_seconds']:.1f}", f"{row['c2st_median']:.3f}", _numbers(row["c2st"])]
+        [row["package"], f"{row['training_seconds']:.1f}", f"{row['c2st_median']:.3f}", numbers(row["c2st"])]
         for row in result["rows"]
     ]
     return [
         f"## Posteriors of {result['task']} from {result['simulations']:,} simulations, defaults of both",
         f"Training time, ours over sbi's: {result['training_time_ratio']:.3f}.",
-        _table(["package", "training [s]", "median C2ST", "C2ST by observation"], rows),
+        table(["package", "training [s]", "median C2ST", "C2ST by observation"], rows),
     ]
 
 
@@ -64,7 +73,7 @@ def _tasks(result: dict[str, Any]) -> list[str]:
             [f"*{method}*", *(f"*{medians[task]:.3f}*" if task in medians else "" for task in tasks)]
             for method, medians in PUBLISHED.get(simulations, {}).items()
         ]
-        parts += [f"### {simulations:,} simulations", _table(["", *tasks], [*ours, *published])]
+        parts += [f"### {simulations:,} simulations", table(["", *tasks], [*ours, *published])]
     return parts
 
 
@@ -81,7 +90,7 @@ def _exact(result: dict[str, Any]) -> list[str]:
         for row in result["rows"]
     ]
     head = ["task", "observation", "C2ST", "largest difference of a mean, in standard errors"]
-    return ["## Our exact likelihoods against the reference posteriors of sbibm", _table(head, rows)]
+    return ["## Our exact likelihoods against the reference posteriors of sbibm", table(head, rows)]
 
 
 def _oscillator(result: dict[str, Any]) -> list[str]:
@@ -89,8 +98,8 @@ def _oscillator(result: dict[str, Any]) -> list[str]:
         [
             row["encoder"],
             f"{row['training_seconds']:.0f}",
-            _numbers(row["correlation"]),
-            _numbers(row["width_over_exact"]),
+            numbers(row["correlation"]),
+            numbers(row["width_over_exact"]),
             "yes" if row["calibrated"] else "no",
         ]
         for row in result["rows"]
@@ -105,7 +114,7 @@ def _oscillator(result: dict[str, Any]) -> list[str]:
     ]
     return [
         f"## An oscillator with {result['missing']:.0%} of samples missing, from {result['simulations']:,} series",
-        _table(head, rows),
+        table(head, rows),
     ]
 
 
@@ -143,7 +152,7 @@ def _showers(result: dict[str, Any]) -> list[str]:
         "## Showers of photons in 368 voxels: surrogates against the simulator",
         "Classifiers see as many real as generated showers; the simulator against itself is the floor. Response and "
         "resolution: the largest deviation in ten bins of energy. Rates are at 100 GeV, in batches of 10,000.",
-        _table(head, rows),
+        table(head, rows),
     ]
 
 
@@ -155,67 +164,8 @@ def _galaxy(result: dict[str, Any]) -> list[str]:
     ]
     return [
         f"## Stars from {result['particles']:,} star particles: six-dimensional AUC against true stars",
-        _table(["galaxy", "upsampled", "fixed kernels of the best scale", "true stars"], rows),
+        table(["galaxy", "upsampled", "fixed kernels of the best scale", "true stars"], rows),
     ]
-
-
-def _anomalies(result: dict[str, Any]) -> list[str]:
-    rows = result["rows"]
-    data = list(dict.fromkeys(row["data"] for row in rows))
-    cells = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        values = [[row["maximum"] for row in rows if (row["data"], row["method"]) == (one, method)] for one in data]
-        cells.append([method, *(_median_and_range(each) if each else "" for each in values)])
-    parts = [
-        "## Resonance searches: largest significance improvement",
-        "Median over seeds, and in brackets the smallest and the largest. `dijet` and `shifted` are simulated, `clean` "
-        "and `contaminated` are LHC Olympics events without and with signal in the control region.",
-        _table(["method", *data], cells),
-    ]
-    closed = [
-        [
-            row["data"],
-            row["method"],
-            str(row["seed"]),
-            f"{row['closure_auc']:.3f} ± {row['closure_expected_error']:.3f}" if "closure_auc" in row else "",
-            f"{row['background_passing']:,}",
-            *(f"{row[name][0]:.1f} ± {row[name][1]:.1f}" for name in ("by_fit", "by_template")),
-        ]
-        for row in rows
-        if "by_fit" in row
-    ]
-    head = ["data", "method", "seed", "closure AUC", "background after a 1 % cut", "by fit", "by template"]
-    return [*parts, _table(head, closed)]
-
-
-def _lattice(result: dict[str, Any]) -> list[str]:
-    cells = []
-    for row in sorted(result["rows"], key=lambda row: -row["coupling"]):
-        both, energy, gap = (row["flow"], row["hmc"]), row["free_energy"], row.get("difference")
-        cells.append(
-            [
-                f"{row['side']} x {row['side']}, {row['coupling']:g}",
-                f"{row['training_seconds']:.0f}",
-                f"{row['flow']['acceptance']:.2f}",
-                " / ".join(f"{max(each['autocorrelation_time'].values()):.2f}" for each in both),
-                " / ".join(f"{each['independent_per_second']:,}" for each in both),
-                " ".join(f"{pull:+.1f}" for pull in row["pulls"].values()),
-                f"{energy['flow'][0]:.4f} ± {energy['flow'][1]:.4f}",
-                f"{energy['pull']:+.1f}" + (f" {gap['pull']:+.1f}" if gap else ""),
-            ]
-        )
-    head = ["side, coupling", "training [s]", "acceptance", "autocorrelation", "independent draws per second"]
-    return [
-        "## A scalar field at m^2 = -4: a Boltzmann generator and Hamiltonian Monte Carlo",
-        "Autocorrelation times of the slower of |M| and the susceptibility, and independent draws per second (warm-up "
-        "included, training not): of the flow's corrected chain / of Hamiltonian Monte Carlo. Pulls in standard "
-        "errors: of |M| and susceptibility; of the free energy, and of its difference from the line above.",
-        _table([*head, "pulls", "free energy", "pulls"], cells),
-    ]
-
-
-def _median_and_range(values: list[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def _surrogate_checks(result: dict[str, Any]) -> list[str]:
@@ -231,7 +181,7 @@ def _surrogate_checks(result: dict[str, Any]) -> list[str]:
     return [
         f"## How often `check` flunks showers, at the level {result['rows'][0]['level']:.0%}",
         "Electromagnetic showers of 1 to 30 GeV; half of the events are the reference of the others.",
-        _table(["what is wrong", "events", "flunked", "by test"], rows),
+        table(["what is wrong", "events", "flunked", "by test"], rows),
     ]
 
 
@@ -252,7 +202,7 @@ def _many(result: dict[str, Any]) -> list[str]:
     head += ["C2ST with NPE corrected to the same", "C2ST with NPE corrected to the exact posterior"]
     return [
         f"## {result['draws']:,} draws for each of {result['observations']} observations of {result['task']}",
-        _table(head, rows),
+        table(head, rows),
     ]
 
 
@@ -266,7 +216,7 @@ def _calibration(result: dict[str, Any]) -> list[str]:
         for row in result["rows"]
     ]
     head = ["task", "method", "observations", "seconds", "simulation-based calibration", "TARP"]
-    return ["## Calibration over many observations, 10,000 simulations, defaults", _table(head, rows)]
+    return ["## Calibration over many observations, 10,000 simulations, defaults", table(head, rows)]
 
 
 def _fits(result: dict[str, Any]) -> list[str]:
@@ -282,7 +232,7 @@ def _fits(result: dict[str, Any]) -> list[str]:
         for row in result["rows"]
     ]
     head = ["task", "held-out log-density", "sbi", "seconds", "sbi", "ratio"]
-    return [f"## Whole fits from {result['simulations']:,} simulations, defaults of both", _table(head, rows)]
+    return [f"## Whole fits from {result['simulations']:,} simulations, defaults of both", table(head, rows)]
 
 
 def _steps(result: dict[str, Any]) -> list[str]:
@@ -293,7 +243,7 @@ def _steps(result: dict[str, Any]) -> list[str]:
     return [
         "## One flow: five couplings, 64 hidden, two blocks, eight bins, D = 5, context 10",
         "Milliseconds, and in brackets how many times as fast as nflows' coupling flow.",
-        _table(["", *sides], rows),
+        table(["", *sides], rows),
         f"Share of the peak of a matrix product ({result['matrix peak in 1e9 operations per second']:.0f}e9 operations "
         f"per second) that the compiled engine reaches: {shares}. Compiling and loading took "
         f"{result['compile seconds']:.1f} s into an empty cache; afterwards the library is taken from the cache.",
@@ -304,8 +254,8 @@ def _ensembles(result: dict[str, Any]) -> list[str]:
     rows = [
         [
             row["task"],
-            _numbers(row["one_density"]),
-            _numbers(row["ensemble_density"]),
+            numbers(row["one_density"]),
+            numbers(row["ensemble_density"]),
             f"{row['gain']:+.3f}",
             f"{row['time_ratio']:.2f}",
         ]
@@ -314,7 +264,7 @@ def _ensembles(result: dict[str, Any]) -> list[str]:
     head = ["task", "held-out log-density, one flow", "ensemble", "mean gain", "time, ensemble over one"]
     return [
         f"## An ensemble of {result['members']} flows, {result['simulations']:,} simulations, one column for each seed",
-        _table(head, rows),
+        table(head, rows),
     ]
 
 
@@ -330,7 +280,7 @@ def _gpu(result: dict[str, Any]) -> list[str]:
     return [
         "## The same flow on a GPU",
         "Milliseconds, and in brackets how many times as fast as nflows.",
-        _table(["", *_GPU_SIDES], rows),
+        table(["", *_GPU_SIDES], rows),
         f"NPE on {fit['simulations']:,} simulations of {fit['task']}: {fit['seconds']:.1f} s, held-out log-density "
         f"{fit['held-out log-density']:.3f}.",
     ]
@@ -342,15 +292,6 @@ def _machine(machine: dict[str, Any]) -> str:
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['torch_threads']} threads, {devices}; {versions}."
     )
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from .core.parameters import Parameters as Parameters
 from .core.samples import Samples as Samples
 from .files import load as load
 from .files import save as save
+from .integration.integrate import Estimate as Estimate
+from .integration.integrate import integrate as integrate
 from .posterior.confidence import ConfidenceSets as ConfidenceSets
 from .posterior.evidence import compare_evidences as compare_evidences
 from .posterior.model_comparison import ModelComparison as ModelComparison

@@ -1,1 +1,1 @@
-"""Benchmarks of integration."""
+"""Integrals, unweighted events and lattices against VEGAS, madnis and Hamiltonian Monte Carlo."""

@@ -21,22 +21,35 @@ from sbi_physics.integration.channels import Draws, Mixture
 from sbi_physics.integration.estimate import Combination, Iteration, combine, iteration_of
 from sbi_physics.integration.evaluation import Evaluations
 from sbi_physics.integration.grid import ProductGrid
-from sbi_physics.integration.modes import cover, explore, refit
-from sbi_physics.integration.neural import train_flows
+from sbi_physics.integration.modes import around, cover, explore, joined, refit, search
+from sbi_physics.integration.neural import Loss, train_flows
+from sbi_physics.integration.verdict import edge_mass
 from sbi_physics.train.config import TrainConfig
 
 __all__ = ["Adaptation", "Round"]
 
 _PILOT = 4096
+_FEW_CALLS = 65_536
+_EFFICIENT, _WORTHWHILE = 0.9, 0.3
+_CLEARLY, _GROWING = 0.8, 1.5
+_AT_THE_EDGE = 0.01
 _FIRST = 8192
 _REPETITIONS = 32
-_LEAST_ESS = 400.0
+_LEAST_ESS, _LEAST_COUNTING = 400.0, 100.0
 _EXPLORATIONS = 2
 _MOST_CELL_DIMS = 6
 _CELL_SHARE = 0.95
+_LARGEST_ROUND, _LARGEST_NUMBERS = 1 << 21, 1 << 23
+_NUMBERS_STORED = 1 << 24
 _POINTS_KEPT = 400_000
+_POINTS_TRAINED = 150_000
+_TRAINING_SECONDS = 90.0
 _SURPRISE = 0.1
-_MOST_RESTARTS = 2
+_MOST_RESTARTS = 3
+_CALLS_TO_RESTART = 100_000
+_SHARE_OF_PEAK = 0.3
+_FOUND, _FEWEST_FOUND = 200, 20
+_MOST_SEARCHED = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,11 @@ class Round:
     @property
     def weights(self) -> Tensor:
         """What each point adds to the value of the round, ``(n,)``."""
-        return self.draws.factor * self.values * torch.exp(-self.draws.log_q) / (int(self.draws.repetition.max()) + 1)
+        return self.draws.factor * self.values * torch.exp(-self.draws.log_q) / self.iteration.repetitions
+
+    def without_points(self) -> "Round":
+        """The round with what it found, but not its points."""
+        return replace(self, draws=self.draws.first(0), values=self.values[:0])
 
 
 @dataclass
@@ -71,7 +88,7 @@ class Adaptation:
         function: the integrand.
         rel_error: relative error at which it is done; None for none.
         abs_error: the same, absolute.
-        maps: the maps of the user, or None.
+        start: a mixture to begin with, or None.
         neural: whether flows may be trained.
         seed: of everything.
         max_seconds: wall-clock budget.
@@ -87,7 +104,6 @@ class Adaptation:
     max_seconds: float | None
     report: Callable[[Round, Combination], None]
     rounds: list[Round] = field(default_factory=list)
-    explored: int = 0
     restarts: int = 0
     _best: dict[str, tuple[float, Mixture]] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
@@ -100,7 +116,7 @@ class Adaptation:
     @property
     def done(self) -> bool:
         """Whether the wanted error is reached, by two rounds at least."""
-        if self.rel_error is None and self.abs_error is None or len(self._counted) < 2:
+        if (self.rel_error is None and self.abs_error is None) or len(self._counted) < 2:
             return False
         found = self.estimate
         return any(
@@ -114,25 +130,39 @@ class Adaptation:
         return [each for each in self.rounds if each.iteration.weight > 0]
 
     def run(self) -> Mixture:
-        """Integrate until the error or a budget is reached; returns the best mixture."""
+        """Integrate until the error or a budget is reached; returns the mixture that follows the integrand best."""
         mixture, kind = self._begin()
-        size = _FIRST
+        size: float = _FIRST
         while not self.done and (size := self._next_size(size)):
             last = self._round(mixture, kind, size)
-            if self._surprised(last):
+            surprised = self._surprised(last)
+            if max(edge_mass(mixture)) > _AT_THE_EDGE or (surprised and not self._may_restart):
+                break
+            if surprised:
                 mixture, kind = self._again()
                 size = _FIRST
                 continue
-            mixture, kind = self._next_map(mixture, kind, size)
-            size *= 2
-        return min(self._best.values(), key=lambda each: each[0])[1]
+            mixture, kind = self._next_map(kind, size)
+            size = min(2 * size, _LARGEST_ROUND, _LARGEST_NUMBERS / self.function.dims)
+        return self._for_events()
+
+    def _for_events(self) -> Mixture:
+        """The mixture whose weights are the most even at the points of the last round.
+
+        A map that makes the mean exact need not be one: even points integrate a smooth function as they are.
+        """
+        known = [mixture for _, mixture in self._best.values()]
+        if set(self._best) == {"identity"} and self.rounds[-1].efficiency < _EFFICIENT:
+            points, values, log_q, worth = self._points()
+            known.append(cover(points, worth * values * torch.exp(-log_q), seed=derive(self.seed, "events")))
+        return max(known, key=lambda each: _efficiency(each, self.rounds[-1]))
 
     def _begin(self) -> tuple[Mixture, str]:
-        identity = self.start or Mixture((ProductGrid.uniform(self.function.dims),), torch.ones(1).double())
+        if self.start is not None:
+            return self.start, "grids"
+        identity = Mixture((ProductGrid.uniform(self.function.dims),), torch.ones(1).double())
         pilot = self._round(identity, "identity", min(_PILOT, self.function.left() / 4))
-        if self._needed(pilot) <= 2 * _PILOT and self._effective(pilot) >= _LEAST_ESS:
-            return identity, "identity"
-        if self.start is not None and self._effective(pilot) >= _LEAST_ESS:
+        if self._needed(pilot) <= _FEW_CALLS and self._effective(pilot) >= _LEAST_ESS:
             return identity, "identity"
         return self._first_cover(pilot), "grids"
 
@@ -143,27 +173,31 @@ class Adaptation:
         return self._explored(seed)
 
     def _explored(self, seed: int) -> Mixture:
-        clouds, before = [], self.function.calls
+        clouds = []
         for number in range(_EXPLORATIONS):
-            budget = None if self.function.max_calls is None else max(1, int(self.function.left() / 2))
+            left = self.function.left()
+            budget = None if math.isinf(left) else max(1, int(left / 3))
             try:
-                clouds.append(
-                    explore(self.function, self.function.dims, seed=derive(seed, number), max_calls=budget)
-                )
-            except ConvergenceError as error:
-                raise ConvergenceError(
-                    f"integrand: it was zero at nearly all of {self.function.calls} points looked at; where it is not "
-                    "must be told, by an integrand over that region alone"
-                ) from error
-            except BudgetError:
+                clouds.append(explore(self.function, seed=derive(seed, number), max_calls=budget))
+            except (ConvergenceError, BudgetError):
                 break
-        self.explored += self.function.calls - before
-        if not clouds:
-            # What is left of the budget goes to the points that there are.
-            every = [torch.cat([getattr(r, name) for r in self.rounds]) for name in ("weights",)][0].abs()
-            return cover(torch.cat([r.draws.points for r in self.rounds]), every + 1e-300, seed=seed, clusters=(1,))
-        cloud = torch.cat(clouds)
-        return cover(cloud, torch.ones(len(cloud), dtype=torch.float64), seed=seed)
+        if clouds:
+            cloud = torch.cat(clouds)
+            return cover(cloud, torch.ones(len(cloud), dtype=torch.float64), seed=seed)
+        return self._searched(seed)
+
+    def _searched(self, seed: int) -> Mixture:
+        """From uniform points alone, where no cloud could be made of the integrand."""
+        points, sizes = search(self.function, _FOUND, int(min(self.function.left() / 4, _MOST_SEARCHED)), seed)
+        pilot = self.rounds[0]
+        seen = pilot.values != 0
+        points, sizes = torch.cat([points, pilot.draws.points[seen]]), torch.cat([sizes, pilot.values[seen].abs()])
+        if len(points) < _FEWEST_FOUND:
+            raise ConvergenceError(
+                f"integrand: it was zero at all but {len(points)} of {self.function.calls} points looked at; expected "
+                f"{_FEWEST_FOUND} or more where it is not: integrate over a smaller region that holds them"
+            )
+        return cover(points, sizes, seed=seed, clusters=(1,))
 
     def _round(self, mixture: Mixture, kind: str, size: float) -> Round:
         number = len(self.rounds)
@@ -171,18 +205,34 @@ class Adaptation:
         draws = mixture.draw(size, repetitions, derive(self.seed, "round", number))
         values = self.function(draws.points)
         terms = draws.factor * values * torch.exp(-draws.log_q)
-        before = self.rounds[-1].iteration.variance_per_call if self.rounds else math.inf
-        iteration = iteration_of(terms, draws.repetition, len(values), 1.0)
-        iteration = replace(iteration, weight=len(values) / before if before > 0 else 0.0)
+        iteration = iteration_of(terms, draws.repetition, len(values), self._weight(kind, len(values)))
         squares = float(terms.square().sum())
         efficiency = float(terms.abs().sum()) ** 2 / squares / len(values) if squares > 0 else 0.0
         found = Round(draws, values, iteration, kind, efficiency)
         self.rounds.append(found)
-        scaled = iteration.variance_per_call
+        self._forget()
+        scaled = iteration.variance_per_call if self._effective(found) >= _LEAST_COUNTING else math.inf
         if kind not in self._best or scaled < self._best[kind][0]:
             self._best[kind] = scaled, mixture
         self.report(found, self.estimate)
         return found
+
+    def _forget(self) -> None:
+        """Keep the points of the latest rounds alone, so that memory has a bound."""
+        stored = 0
+        for i in reversed(range(len(self.rounds))):
+            stored += self.rounds[i].draws.points.numel()
+            if stored > _NUMBERS_STORED and i < len(self.rounds) - 1:
+                self.rounds[i] = self.rounds[i].without_points()
+
+    def _weight(self, kind: str, calls: int) -> float:
+        """Of the next round in the estimate: known before its points are drawn.
+
+        A map counts from its second round on, if the first was of enough points; larger rounds, which have better maps
+        and more even points, count for more than their number.
+        """
+        value, mixture = self._best.get(kind, (math.inf, None))
+        return float(calls) ** _GROWING if mixture is not None and math.isfinite(value) else 0.0
 
     def _effective(self, of: Round) -> float:
         return of.efficiency * of.iteration.calls
@@ -199,7 +249,7 @@ class Adaptation:
         """Points of the next round: no more than are needed or allowed; 0 ends the run."""
         if self.max_seconds is not None and time.monotonic() - self._began > self.max_seconds:
             return 0
-        needed = max(1.2 * self._needed(self.rounds[-1]), _FIRST / 2)
+        needed = max(1.2 * self._needed(self.rounds[-1]), _FIRST / 2) if self.rounds else math.inf
         left = self.function.left()
         if left < _FIRST / 4:
             return 0
@@ -209,72 +259,84 @@ class Adaptation:
     def _surprised(self, last: Round) -> bool:
         """Whether one point of a round that was to be smooth makes much of its value."""
         terms = last.weights.abs()
-        return (
-            self.restarts < _MOST_RESTARTS
-            and len(self.rounds) > 2
-            and float(terms.max()) > _SURPRISE * float(terms.sum())
-        )
+        return len(self.rounds) > 2 and float(terms.max()) > _SURPRISE * float(terms.sum())
+
+    @property
+    def _may_restart(self) -> bool:
+        return self.restarts < _MOST_RESTARTS and self.function.left() > _CALLS_TO_RESTART
 
     def _again(self) -> tuple[Mixture, str]:
         """Explore anew, and forget the rounds that had not seen what surprised."""
         self.restarts += 1
+        last = self.rounds[-1]
+        heaviest = last.draws.points[int(last.weights.abs().argmax())]
         for i, each in enumerate(self.rounds):
             self.rounds[i] = replace(each, iteration=replace(each.iteration, weight=0.0))
         self._best.clear()
-        return self._explored(derive(self.seed, "again", self.restarts)), "grids"
+        seed = derive(self.seed, "again", self.restarts)
+        return joined(self._explored(seed), around(self.function, heaviest, seed=seed), _SHARE_OF_PEAK), "grids"
 
-    def _next_map(self, mixture: Mixture, kind: str, size: float) -> tuple[Mixture, str]:
+    def _next_map(self, kind: str, size: float) -> tuple[Mixture, str]:
         """What the next round draws from."""
-        last, before = self.rounds[-1], self.rounds[-2] if len(self.rounds) > 1 else None
-        needed = self._needed(last)
+        last = self.rounds[-1]
         best = min(self._best, key=lambda k: self._best[k][0])
-        if needed <= size or self.done:
-            return (mixture, kind) if best == kind else (self._best[best][1], best)
-        if best != kind and self._best[best][0] < 0.8 * last.iteration.variance_per_call:
-            kind, mixture = best, self._best[best][1]
-        elif before is not None and before.kind == kind and self._slow(before, last, needed):
-            kind = self._next_kind(kind)
-        return self._learned(mixture, kind), kind
+        if self._needed(last) <= size or self.done:
+            return self._best[best][1], best
+        if best != kind and self._best[best][0] < _CLEARLY * last.iteration.variance_per_call:
+            kind = best
+        if last.efficiency < _EFFICIENT and self._needed(last) > 2 * self.function.calls:
+            kind = self._better_kind(kind, last)
+        return self._learned(kind), kind
 
-    def _slow(self, before: Round, last: Round, needed: float) -> bool:
-        """Whether the last round was hardly better, where much remains to be done."""
-        improved = last.iteration.variance_per_call < 0.5 * before.iteration.variance_per_call
-        return not improved and needed > 2 * self.function.calls
+    def _better_kind(self, kind: str, last: Round) -> str:
+        """Cells, where they would have been better in the last round; else flows, unless these have failed."""
+        if self.start is None and 1 < self.function.dims <= _MOST_CELL_DIMS and kind != "flows":
+            efficiency = self._efficiency_of_cells(last)
+            if efficiency > max(last.efficiency / _CLEARLY, _WORTHWHILE):
+                return "cells"
+        ready = len(self.rounds) > 2 and self._effective(last) >= _LEAST_ESS
+        if self.neural and self.function.dims > 1 and ready and "flows" not in self._best:
+            return "flows"
+        return kind if kind != "identity" else "grids"
 
-    def _next_kind(self, kind: str) -> str:
-        order = ["identity", "grids"]
-        order += ["cells"] if 1 < self.function.dims <= _MOST_CELL_DIMS and self.start is None else []
-        order += ["flows"] if self.neural and self.function.dims > 1 else []
-        following = [each for each in order[order.index(kind) + 1 :] if each not in self._best]
-        return following[0] if following else kind
+    def _efficiency_of_cells(self, last: Round) -> float:
+        """That of a tree which has not seen the last round, at the points of that round."""
+        earlier = self.rounds[:-1]
+        if sum(len(each.values) for each in earlier) < _FIRST:
+            return 0.0
+        return _efficiency(_cells(*self._points(earlier)[:3]), last)
 
-    def _learned(self, mixture: Mixture, kind: str) -> Mixture:
-        if kind == "identity":
-            return mixture
+    def _learned(self, kind: str) -> Mixture:
+        """The map of a kind, fitted to all points."""
+        known = self._best[kind][1] if kind in self._best else None
+        if kind == "identity" and known is not None:
+            return known
         points, values, log_q, worth = self._points()
-        weights = worth * values * torch.exp(-log_q)
-        if kind == "grids":
-            if "grids" not in self._best:
-                return cover(points, weights, seed=derive(self.seed, "cover", self.restarts))
-            return refit(mixture, points, weights, 2)
-        grids = self._best["grids"][1] if "grids" in self._best else cover(points, weights, clusters=(1,))
         if kind == "cells":
-            return _cells(points, values, log_q, weights)
-        begun = mixture if "flows" in self._best else grids
-        return self._flows(begun, points, values, log_q, worth)
+            return _cells(points, values, log_q)
+        weights = worth * values * torch.exp(-log_q)
+        grids = self._best["grids"][1] if "grids" in self._best else None
+        if grids is None:
+            grids = cover(points, weights, seed=derive(self.seed, "cover", self.restarts))
+        if kind == "grids":
+            return grids if known is None else refit(grids, points, weights, 2)
+        return self._flows(grids if known is None else known, points, values, log_q, worth)
 
     def _flows(self, mixture: Mixture, *points: Tensor) -> Mixture:
         rounds = sum(each.kind == "flows" for each in self.rounds)
-        settings: dict[str, Any] = {"config": TrainConfig(epochs=25, patience=5)}
-        loss = "kl" if rounds < 2 else "variance"
-        x, values, log_q, worth = points
+        if rounds and self.rounds[-1].efficiency > _EFFICIENT:
+            return mixture
+        settings: dict[str, Any] = {"config": TrainConfig(epochs=20, patience=4, max_seconds=_TRAINING_SECONDS)}
+        loss: Loss = "kl" if rounds < 2 else "variance"
+        x, values, log_q, worth = (each[:_POINTS_TRAINED] for each in points)
         return train_flows(
             mixture, x, values, log_q, worth=worth, loss=loss, seed=derive(self.seed, "flows", rounds), **settings
         )
 
-    def _points(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Points of all rounds, latest first: where, |f|, log-density drawn from, worth of a point of its round."""
-        rows = [(r.draws.points, r.values.abs(), r.draws.log_q, self._worth(r)) for r in reversed(self.rounds)]
+    def _points(self, rounds: list[Round] | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Points of rounds, latest first: where, |f|, log-density drawn from, worth of a point of its round."""
+        chosen = reversed(self.rounds if rounds is None else rounds)
+        rows = [(r.draws.points, r.values.abs(), r.draws.log_q, self._worth(r)) for r in chosen]
         columns = [torch.cat(each)[:_POINTS_KEPT] for each in zip(*rows, strict=True)]
         return columns[0], columns[1], columns[2], columns[3]
 
@@ -282,7 +344,15 @@ class Adaptation:
         return of.draws.factor * len(of.values) * max(of.efficiency, 1e-6)
 
 
-def _cells(points: Tensor, values: Tensor, log_q: Tensor, weights: Tensor) -> Mixture:
+def _efficiency(mixture: Mixture, of: Round) -> float:
+    """That which the weights of a mixture would have, by the points of a round of another one."""
+    chance = of.draws.factor * torch.exp(-of.draws.log_q)
+    first = float((chance * of.values.abs()).sum())
+    second = float((chance * of.values.square() * torch.exp(-mixture.log_prob(of.draws.points))).sum())
+    return first**2 / second / of.iteration.repetitions if second > 0 else 0.0
+
+
+def _cells(points: Tensor, values: Tensor, log_q: Tensor) -> Mixture:
     tree = CellMap.fitted(points, values, torch.exp(log_q))
     shares = torch.tensor([_CELL_SHARE, 1 - _CELL_SHARE], dtype=torch.float64)
     return Mixture((tree, ProductGrid.uniform(points.shape[1])), shares)

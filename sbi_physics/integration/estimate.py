@@ -2,8 +2,8 @@ r"""What iterations of an integration say together.
 
 Iteration k gives $I_k \pm \sigma_k$ from independent repetitions of a net of points.  Weighting them by
 $1/\sigma_k^2$ is biased: where weights have tails, an iteration that is too low also believes itself too precise.
-Here an iteration is weighted by its number of points over the variance per point *of the one before*, which is known
-before its points are drawn.
+The variance of the iteration before, though known in time, is no better: what has come out high is then followed by
+less.  Here an iteration is weighted by a power of its number of points alone.
 """
 
 import math
@@ -55,5 +55,13 @@ def combine(iterations: list[Iteration]) -> Combination:
     total = sum(weights)
     value = sum(w * each.value for w, each in zip(weights, used, strict=True)) / total
     error = math.sqrt(sum((w * each.error) ** 2 for w, each in zip(weights, used, strict=True))) / total
-    chi2 = sum(((each.value - value) / each.error) ** 2 for each in used if each.error > 0)
-    return Combination(value, error, chi2, len(used) - 1)
+    return Combination(value, error, _chi2([each for each in used if each.error > 0]), len(used) - 1)
+
+
+def _chi2(iterations: list[Iteration]) -> float:
+    """Of the iterations about the mean that has the least chi2."""
+    if len(iterations) < 2:
+        return 0.0
+    weights = [each.error**-2 for each in iterations]
+    mean = sum(w * each.value for w, each in zip(weights, iterations, strict=True)) / sum(weights)
+    return sum(w * (each.value - mean) ** 2 for w, each in zip(weights, iterations, strict=True))

@@ -15,8 +15,8 @@ __all__ = ["Evaluations", "NonFinite"]
 NonFinite = Literal["raise", "zero"]
 
 _ROWS_AT_ONCE = 1 << 16
-_INSIDE = 2.0**-53
-"""Points stay this far from the faces of the cube, where integrands may be singular."""
+_LOWEST, _HIGHEST = 1e-150, 1 - 2.0**-53
+"""Points stay off the faces of the cube, where integrands may be singular."""
 
 
 class Evaluations:
@@ -33,6 +33,7 @@ class Evaluations:
     Attributes:
         calls: points evaluated so far.
         replaced: how many of them were not finite, and count as zero.
+        non_finite: as given.
 
     Raises:
         UsageError: it is not callable, or its number of dimensions is unknown.
@@ -58,7 +59,8 @@ class Evaluations:
         self.dims = positive_integer(own if dims is None else dims, "dims")
         self.max_calls = None if max_calls is None else positive_integer(max_calls, "calls")
         self.calls = self.replaced = 0
-        self._function, self._non_finite = function, non_finite
+        self.non_finite: NonFinite = non_finite
+        self._function = function
         self._takes_tensors: bool | None = None
 
     def __call__(self, points: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class Evaluations:
         """
         if self.max_calls is not None and self.calls + len(points) > self.max_calls:
             raise BudgetError(f"integrand: the budget of {self.max_calls} calls ended after {self.calls}")
-        points = points.clamp(_INSIDE, 1 - _INSIDE)
+        points = points.clamp(_LOWEST, _HIGHEST)
         parts = [self._block(points[i : i + _ROWS_AT_ONCE]) for i in range(0, len(points), _ROWS_AT_ONCE)]
         return torch.cat(parts) if parts else points.new_zeros(0)
 
@@ -91,7 +93,7 @@ class Evaluations:
         bad = ~torch.isfinite(value)
         if not bool(bad.any()):
             return value
-        if self._non_finite == "raise":
+        if self.non_finite == "raise":
             first = int(torch.nonzero(bad)[0])
             raise NonFiniteError(
                 f"integrand: expected finite numbers, got {float(value[first])} at u = {points[first].tolist()} (and "

@@ -19,7 +19,8 @@ _KNOTS = 256
 _SPREAD = 0.5
 """Of the knots follow the density; the others its square root, which reaches into the tails."""
 _LEAST_RATIO = 0.02
-_PASSES = 12
+_PASSES, _PASSES_AGAIN = 12, 3
+_CORNERS = 2
 _FLAT = 0.02
 # Knots may coincide: where the width of a cell is nothing, nothing is divided by it.
 _TINY = 1e-300
@@ -101,7 +102,7 @@ class ProductGrid:
         effective = float(1 / weights.square().sum())
         intervals = min(64, max(4, round(math.sqrt(effective) / 2))) if nodes is None else nodes
         grid = self
-        for _ in range(_PASSES):
+        for _ in range(_PASSES if self.knots.shape[1] == _CORNERS else _PASSES_AGAIN):
             ratio = grid._ratios(x, weights, intervals, effective)
             grid = grid._times(ratio)
             if float((ratio - 1).abs().max()) < _FLAT:

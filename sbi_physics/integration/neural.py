@@ -1,9 +1,9 @@
 r"""Spline flows on the unit cube, on top of the grids of a mixture: one flow, conditional on the channel.
 
-A point of channel c is $x = g_c(T(u \mid c))$ with the grid $g_c$ and the flow T, which begins as the identity: what the
-grids have learned is where the flow starts (Gao, Isaacson and Krause 2020, arXiv:2001.05486; Heimel et al. 2023,
-arXiv:2212.06172).  With the density $q = \sum_c \alpha_c q_c$ of flows and shares, both trainable, and points that were
-drawn from p and evaluated once, each loss is a mean over the same stored points (buffered training):
+A point of channel c is $x = g_c(T(u \mid c))$ with the grid $g_c$ and the flow T, which begins near the identity: what
+the grids have learned is where the flow starts (Gao, Isaacson and Krause 2020, arXiv:2001.05486; Heimel et al. 2023,
+arXiv:2212.06172).  With the density $q = \sum_c \alpha_c q_c$ of flows and shares, both trainable, and points that
+were drawn from p and evaluated once, each loss is a mean over the same stored points (buffered training):
 
 ====================  ===========================================================================================
 ``kl``                $-\frac{|f|}{p} \ln q$, the forward Kullback-Leibler divergence; finds all that the points found
@@ -21,8 +21,9 @@ import torch
 from nflows.flows.base import Flow
 from torch import Tensor, nn
 
+from sbi_physics.core.errors import UsageError
 from sbi_physics.core.random import derive, seeded
-from sbi_physics.integration.channels import Mixture
+from sbi_physics.integration.channels import GridChannel, Map, Mixture
 from sbi_physics.integration.grid import ProductGrid
 from sbi_physics.models.flows import engines
 from sbi_physics.models.flows.build import build_flow
@@ -42,12 +43,12 @@ class FlowMap:
     """A grid after a flow that knows its channel.
 
     Attributes:
-        grid: the outer map.
+        grid: the outer map, of the channel.
         flow: on [-1, 1]^D with uniform noise, conditional on the channel.
         label: of the channel, ``(1, C)``.
     """
 
-    grid: ProductGrid
+    grid: GridChannel
     flow: Flow
     label: Tensor
 
@@ -74,13 +75,15 @@ class FlowMap:
 class _Channels(nn.Module):
     """The flow and the shares of all channels, the last of which is uniform and stays as it is."""
 
+    labels: Tensor
+
     def __init__(self, mixture: Mixture, flow: Flow | None, seed: int) -> None:
         super().__init__()
-        self.grids = [each.grid if isinstance(each, FlowMap) else each for each in mixture.maps[:-1]]
+        self.grids = [_grid_of(each) for each in mixture.maps[:-1]]
         count, dims = len(self.grids), mixture.dims
         with seeded(derive(seed, "flow")):
             layers = max(4, 2 * math.ceil(math.log2(dims)))
-            self.flow = flow or build_flow("nsf-box", dims, count, transforms=layers, **_SIZE)
+            self.flow: Flow = flow or build_flow("nsf-box", dims, count, transforms=layers, **_SIZE)
         self.uniform = float(mixture.shares[-1])
         self.logits = nn.Parameter(mixture.shares[:-1].log().float())
         self.register_buffer("labels", torch.eye(count))
@@ -100,6 +103,14 @@ class _Channels(nn.Module):
         maps = tuple(FlowMap(grid, self.flow, self.labels[c : c + 1]) for c, grid in enumerate(self.grids))
         shares = torch.cat([self.log_shares().detach().exp().double(), torch.tensor([self.uniform]).double()])
         return Mixture((*maps, flat), shares / shares.sum())
+
+
+def _grid_of(channel: Map) -> GridChannel:
+    if isinstance(channel, FlowMap):
+        return channel.grid
+    if isinstance(channel, GridChannel):
+        return channel
+    raise UsageError(f"train_flows: expected grids or flows on them, got {type(channel).__name__}")
 
 
 def train_flows(
@@ -135,7 +146,7 @@ def train_flows(
     z = torch.stack([2 * v - 1 for v, _ in places], 1).float()
     log_grid = torch.stack([log_density for _, log_density in places], 1).float()
     log_weight = log_f - log_p + (0.0 if worth is None else worth[keep].log())
-    weights = torch.exp(log_weight - log_weight.max()).float()
+    weights = torch.exp(log_weight - log_weight.logsumexp(0) + math.log(len(log_weight))).float()
     scale = float((weights.double() * (log_f - log_p)).sum() / weights.sum())
     relative = (log_f - scale).float()
 

@@ -1,0 +1,264 @@
+"""Integrals with known values, integrands that misbehave, and the events of both."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import sbi_physics as sp
+from sbi_physics.core.errors import (
+    BudgetError,
+    ConvergenceError,
+    NonFiniteError,
+    ShapeError,
+    SimulationError,
+    UsageError,
+)
+from sbi_physics.integration.estimate import Iteration, combine
+
+
+def run(f, dims=None, **options):
+    return sp.integrate(f, dims, **{"progress": False, "neural": False, **options})
+
+
+def gauss(u, width=0.2, centre=0.5):
+    return torch.exp(-(((u - centre) / width) ** 2).sum(-1)) / (width * math.sqrt(math.pi)) ** u.shape[-1]
+
+
+def camel(u):
+    return (gauss(u, centre=1 / 3) + gauss(u, centre=2 / 3)) / 2
+
+
+def erf_cube(dims, *reaches):
+    return (sum(math.erf(reach) for reach in reaches) / len(reaches)) ** dims
+
+
+def pull(found, truth):
+    return (found.value - truth) / found.error
+
+
+@pytest.mark.parametrize(
+    ("f", "dims", "truth", "most"),
+    [
+        (gauss, 4, erf_cube(4, 2.5), 200_000),
+        (camel, 2, erf_cube(2, 5 / 3, 10 / 3), 50_000),
+        (camel, 8, erf_cube(8, 5 / 3, 10 / 3), 300_000),
+        (lambda u: (u - u * u).sum(-1), 54, 9.0, 20_000),
+        (lambda u: u[:, 0] ** -0.5, 2, 2.0, 100_000),
+        (lambda u: -u.sum(-1), 3, -1.5, 20_000),
+        (lambda u: u[:, 0] - 0.3, 2, 0.2, 20_000),
+        (lambda u: gauss(u, 0.01, 0.3), 5, 1.0, 500_000),
+        (lambda u: ((u - 0.3).abs().amax(-1) < 0.05).double(), 3, 1e-3, 1_000_000),
+    ],
+    ids=["gauss", "camel", "camel 8", "polynomial", "edge", "negative", "signed", "narrow", "box"],
+)
+def test_known_values(f, dims, truth, most):
+    found = run(f, dims, rel_error=1e-3, seed=1)
+    assert found.trusted, found.verdict
+    assert found.error <= 1e-3 * abs(found.value)
+    assert abs(pull(found, truth)) < 3.5
+    assert found.calls < most
+    assert found.calls == sum(each.calls for each in found.rounds) or found.calls > sum(e.calls for e in found.rounds)
+
+
+def test_a_biased_value_fails_its_pull():
+    found = run(lambda u: 1.01 * gauss(u), 2, rel_error=1e-3)
+    assert abs(pull(found, erf_cube(2, 2.5))) > 5
+
+
+def test_both_humps_in_sixteen_dimensions():
+    found = run(camel, 16, rel_error=1e-3, seed=3)
+    assert found.trusted, found.verdict
+    assert abs(pull(found, erf_cube(16, 5 / 3, 10 / 3))) < 3.5
+    assert found.calls < 3_000_000
+    humps = (found.sample(2000, seed=1).points.mean(1) > 0.5).double().mean()
+    assert 0.4 < float(humps) < 0.6
+
+
+@pytest.mark.slow
+def test_pulls_are_standard_normal():
+    pulls = []
+    for seed in range(20):
+        pulls.append(pull(run(gauss, 3, rel_error=5e-4, seed=seed), erf_cube(3, 2.5)))
+        pulls.append(pull(run(camel, 4, rel_error=1e-3, seed=seed), erf_cube(4, 5 / 3, 10 / 3)))
+    pulls = torch.tensor(pulls)
+    assert float(pulls.abs().max()) < 3.5
+    assert 0.75 < float(pulls.std()) < 1.25
+    assert abs(float(pulls.mean())) < 3 / math.sqrt(len(pulls))
+
+
+@pytest.mark.slow
+def test_flows_learn_what_grids_cannot():
+    def ridge(u):
+        return torch.exp(-(((u[:, 0] - u[:, 1]) / 0.01) ** 2))
+
+    exact = 0.01 * math.sqrt(math.pi) * math.erf(100) - 0.01**2 * (1 - math.exp(-(100**2)))
+    found = run(ridge, 7, rel_error=4e-3, neural=True, seed=1)
+    assert "flows" in found.kinds
+    assert found.trusted, found.verdict
+    assert abs(pull(found, exact)) < 3.5
+    assert found.efficiency > 2 * max(
+        1e-3, float(sp.integrate(ridge, 7, calls=150_000, neural=False, progress=False).efficiency)
+    )
+
+
+@pytest.mark.parametrize(
+    ("f", "options", "error", "words"),
+    [
+        (lambda u: torch.zeros(len(u)), {}, ConvergenceError, "it was zero at all but 0"),
+        (lambda u: ((u - 0.3).abs().amax(-1) < 1e-3).double(), {}, ConvergenceError, "smaller region"),
+        (lambda u: torch.where(u[:, 0] > 0.9, torch.nan, 1.0), {}, NonFiniteError, "got nan at u = "),
+        (lambda u: torch.where(u[:, 0] > 0.9, torch.inf, 1.0), {}, NonFiniteError, "got inf at u = "),
+        (lambda u: 1 / 0, {}, SimulationError, "it raised ZeroDivisionError: division by zero"),
+        (lambda u: 3.0, {}, ShapeError, r"expected values of shape \(4096,\)"),
+        (lambda u: u, {}, ShapeError, "got \\(4096, 3\\)"),
+        (gauss, {"calls": 100}, UsageError, "calls: expected at least 2,000, got 100"),
+        (gauss, {"rel_error": -1.0}, UsageError, "rel_error: expected a positive number"),
+        (gauss, {"channels": [3]}, UsageError, "channels: expected maps of 3 dimensions"),
+        (gauss, {"non_finite": "skip"}, UsageError, "non_finite: expected 'raise' or 'zero'"),
+    ],
+)
+def test_refusals(f, options, error, words):
+    with pytest.raises(error, match=words):
+        run(f, 3, **{"calls": 300_000, **options})
+
+
+def test_dimensions_must_be_known():
+    with pytest.raises(UsageError, match="expected the number of dimensions"):
+        run(gauss)
+    with pytest.raises(UsageError, match="expected a function"):
+        run(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("f", "dims", "words"),
+    [
+        (lambda u: torch.where(u[:, 0] > 0.9, torch.nan, 1.0), 3, "values were not finite and count as zero"),
+        (lambda u: (1 - u[:, 0]) ** -0.9, 2, "upper face"),
+        (lambda u: u[:, 0] ** -0.95, 2, "not trusted"),
+        (lambda u: 1 / u[:, 0], 2, "not trusted"),
+    ],
+    ids=["nan", "upper edge", "hardly integrable", "infinite"],
+)
+def test_what_cannot_be_trusted_says_so(f, dims, words):
+    found = run(f, dims, rel_error=1e-3, calls=400_000, non_finite="zero")
+    assert not found.trusted
+    assert words in found.verdict
+
+
+def test_a_budget_that_ends_too_early_says_so():
+    found = run(camel, 4, rel_error=1e-6, calls=30_000)
+    assert found.calls <= 30_000
+    assert "the budget ended at an error of" in found.verdict
+    assert abs(pull(found, erf_cube(4, 5 / 3, 10 / 3))) < 4
+    assert run(camel, 4, calls=30_000).trusted
+
+
+def test_a_needle_that_is_met_late_reopens_the_search():
+    """One point in 2e4 falls on the peak, which is half of the integral."""
+
+    def f(u):
+        return 1 + ((u - 0.3).abs().amax(-1) < 0.5 * 0.06).double() / 0.06**3
+
+    found = run(f, 3, rel_error=2e-3, seed=5)
+    assert not found.trusted or abs(pull(found, 2.0)) < 3.5
+
+
+def test_numpy_functions_and_integrands_that_know_their_dimensions():
+    class Numpy:
+        dims = 3
+
+        def __call__(self, u):
+            return np.exp(-np.square(np.asarray(u)).sum(axis=1))
+
+    found = run(Numpy())
+    assert abs(pull(found, (math.sqrt(math.pi) / 2 * math.erf(1)) ** 3)) < 3.5
+
+
+def test_same_seed_same_bytes():
+    first, again, other = (run(camel, 3, seed=seed) for seed in (4, 4, 5))
+    assert (first.value, first.error, first.calls) == (again.value, again.error, again.calls)
+    assert first.value != other.value
+    assert torch.equal(first.unweight(50).points, again.unweight(50).points)
+
+
+def test_a_channel_that_is_known_is_used():
+    """A Breit-Wigner peak in u_0, flattened by its channel."""
+    mass, width = 0.4, 1e-4
+    low, high = math.atan(-mass / width), math.atan((1 - mass) / width)
+
+    class Peak:
+        dims = 2
+
+        def to_x(self, v):
+            x = v.clone()
+            x[:, 0] = mass + width * torch.tan(low + v[:, 0] * (high - low))
+            return x, self._log_density(x)
+
+        def to_v(self, x):
+            v = x.clone()
+            v[:, 0] = (torch.atan((x[:, 0] - mass) / width) - low) / (high - low)
+            return v, self._log_density(x)
+
+        def _log_density(self, x):
+            return -torch.log(width * (1 + ((x[:, 0] - mass) / width) ** 2) * (high - low))
+
+    def f(u):
+        return (1 + u[:, 1]) / (1 + ((u[:, 0] - mass) / width) ** 2)
+
+    exact = 1.5 * width * (high - low)
+    with_channel = run(f, 2, rel_error=1e-4, channels=[Peak()])
+    assert abs(pull(with_channel, exact)) < 3.5
+    assert with_channel.calls < run(f, 2, rel_error=1e-4).calls
+
+
+def test_events_follow_the_integrand():
+    found = run(lambda u: 2 * u[:, 0] * (1 + u[:, 1]), 2, seed=2)
+    events = found.unweight(20_000, seed=3)
+    assert events.points.shape == (20_000, 2)
+    assert events.efficiency > 0.9
+    assert events.overweight_share < 5e-3
+    weights, x = events.weights, events.points[:, 0]
+    # E x_0 = 2/3, E x_0^2 = 1/2.
+    assert float((weights * x).sum() / weights.sum()) == pytest.approx(2 / 3, abs=5 * 0.24 / 141)
+    weighted = found.sample(20_000, seed=4)
+    assert float(weighted.weights.mean()) == pytest.approx(1.5, abs=5 * float(weighted.weights.std()) / 141 + 1e-9)
+    bootstrap = found.unweight(500, strategy="bootstrap")
+    assert bootstrap.largest_weight >= events.largest_weight * 0.8
+
+
+def test_events_of_a_signed_integrand_have_signs():
+    found = run(lambda u: u[:, 0] - 0.3, 1, seed=2)
+    events = found.unweight(5000, seed=1)
+    assert set(events.weights.sign().tolist()) == {-1.0, 1.0}
+    # The integral of |f| is (0.09 + 0.49)/2, of f 0.2.
+    assert float(events.weights.mean()) == pytest.approx(0.2 / 0.29, abs=5 / math.sqrt(5000))
+
+
+def test_events_have_a_budget():
+    found = run(gauss, 3)
+    with pytest.raises(BudgetError, match="of 5000 events"):
+        found.unweight(5000, max_calls=1000)
+
+
+def test_weights_by_inverse_variance_are_biased_and_ours_are_not():
+    """Rounds of few heavy-tailed numbers: low rounds believe themselves precise."""
+    random = torch.Generator().manual_seed(1)
+    ours, inverse = [], []
+    for _ in range(4000):
+        draws = torch.exp(1.5 * torch.randn(6, 30, generator=random, dtype=torch.float64) - 1.5**2 / 2)
+        values, errors = draws.mean(1), draws.std(1) / math.sqrt(30)
+        rounds = [Iteration(float(v), float(e), 30, 30**1.5, 30) for v, e in zip(values, errors, strict=True)]
+        ours.append(combine(rounds).value)
+        inverse.append(float((values / errors**2).sum() / (1 / errors**2).sum()))
+    ours, inverse = torch.tensor(ours), torch.tensor(inverse)
+    assert abs(float(ours.mean()) - 1) < 4 * float(ours.std()) / math.sqrt(4000)
+    assert float(inverse.mean()) < 1 - 20 * float(inverse.std()) / math.sqrt(4000)
+
+
+def test_the_table_of_rounds_is_printed():
+    text = str(run(gauss, 2))
+    assert "round" in text
+    assert "chi2" in text
+    assert text.endswith("trusted")
