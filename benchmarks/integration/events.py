@@ -1,16 +1,16 @@
 """Unweighted events of two processes: which share of the points of a learned map becomes events?
 
-Claim: with as many evaluations, of the same integrand on the unit cube, the unweighting efficiency is at least 3 times
-that of vegas 6.4, or at least 0.6; and the events follow the distributions of brute force, which are uniform points
-kept with probability f over the largest f seen (Kolmogorov-Smirnov above 0.01 for each observable).
+Target, not yet reached: with as many evaluations, of the same integrand on the unit cube, the unweighting efficiency is
+at least 3 times that of vegas 6.4, or at least 0.6.  Claim: the events follow the distributions of brute force, which
+are uniform points kept with probability f over the largest f seen (Kolmogorov-Smirnov above 0.01 for each observable).
 
 Every method is given 300,000 evaluations to learn from.  Then fresh weights f/q are drawn, as many for all, and judged
 by the same functions: the mean weight over what counts as the largest, by the quantile (events above it have 0.1 % of
 the integral beyond it) and by the bootstrap (median of the largest of 50,000).  The methods:
 
 ==================  ===================================================================================================
-``maps``            `sp.integrate(calls=300_000)`: grids and cells; where nothing is asked for, no flow is trained
-``flows``           the same with a relative error of 1e-5 asked for, which leaves enough to be done to train flows
+``maps``            `sp.integrate(calls=300_000)`: whatever kinds of map it chooses, see `kinds`; flows among them
+``flows``           the same with a relative error of 1e-5 asked for, which leaves more to be done by flows
 ``vegas_map``       ten iterations that adapt the map alone (beta = 0), and points that it maps
 ``vegas``           ten iterations of its defaults, and points of the adapted stratification, which is a density too
 ``madnis``          its defaults, 1,024 points a step

@@ -67,6 +67,7 @@ def weight_panel(axis: Axes, weights: Mapping[str, Any]) -> None:
         decades = np.log10(size[size > 0] / size.mean()).clip(*_DECADES)
         axis.hist(decades, bins=bins.tolist(), weights=np.full(len(decades), 1 / len(size)), **_line(colour, name))
     axis.set(yscale="log", xlabel="log10 of the weight over its mean", ylabel="share of the points")
+    axis.set_ylim(top=8 * axis.get_ylim()[1])
     axis.legend(frameon=False, fontsize=_SMALL, loc="upper left")
 
 
@@ -83,8 +84,8 @@ def event_panel(axis: Axes, name: str, reference: Any, events: Any) -> None:
     bins = np.linspace(low, high, _BINS // 2 + 1).tolist()
     axis.hist(np.asarray(reference), bins=bins, density=True, color="0.8", label="brute force")
     axis.hist(np.asarray(events), bins=bins, density=True, **_line(COLOURS[0], "unweighted events"))
-    axis.set(xlabel=name, ylabel="density")
-    axis.legend(frameon=False, fontsize=_SMALL)
+    axis.set(xlabel=name, ylabel="density", ylim=(0, 1.35 * axis.get_ylim()[1]))
+    axis.legend(frameon=False, fontsize=_SMALL, loc="upper right")
 
 
 def _line(colour: str, label: str) -> dict[str, Any]:
