@@ -94,5 +94,6 @@ def _integrand(target: Any, what: str, dims: int | None) -> Integrand:
         checked: Integrand = target
         return checked
     raise UsageError(
-        f"integrand: expected a Process, an object with dims that can be called, or a function and dims, got {what}"
+        f"integrand: expected a Process, or an object with dims that can be called, got {what}; a plain function of "
+        "points (n, dims) needs dims beside it"
     )

@@ -88,21 +88,6 @@ def test_pulls_are_standard_normal():
     assert abs(float(pulls.mean())) < 3 / math.sqrt(len(pulls))
 
 
-@pytest.mark.slow
-def test_flows_learn_what_grids_cannot():
-    def ridge(u):
-        return torch.exp(-(((u[:, 0] - u[:, 1]) / 0.01) ** 2))
-
-    exact = 0.01 * math.sqrt(math.pi) * math.erf(100) - 0.01**2 * (1 - math.exp(-(100**2)))
-    found = run(ridge, 7, rel_error=4e-3, neural=True, seed=1)
-    assert "flows" in found.kinds
-    assert found.trusted, found.verdict
-    assert abs(pull(found, exact)) < 3.5
-    assert found.efficiency > 2 * max(
-        1e-3, float(sp.integrate(ridge, 7, calls=150_000, neural=False, progress=False).efficiency)
-    )
-
-
 @pytest.mark.parametrize(
     ("f", "options", "error", "words"),
     [

@@ -15,6 +15,7 @@ from sbi_physics.integration.neural import FlowMap, train_flows
 from sbi_physics.train.config import TrainConfig
 
 DIMS, N = 2, 4096
+QUICK = TrainConfig(epochs=8)
 
 
 class Squared:
@@ -45,8 +46,9 @@ def peak(x):
 def maps():
     x, many = uniform(), uniform(1 << 14)
     grid = ProductGrid.uniform(DIMS).fitted(x, peak(x))
-    mixture = cover(x, ridge(x), clusters=(1,))
-    flows = train_flows(mixture, x, ridge(x), torch.zeros(N).double(), config=TrainConfig(epochs=8), seed=1)
+    some = uniform(8192)
+    flat = torch.zeros(len(some), dtype=torch.float64)
+    flows = train_flows(cover(some, ridge(some), clusters=(1,)), some, ridge(some), flat, config=QUICK, seed=1)
     return {
         "grid": grid,
         "grid after a channel": GridChannel(ProductGrid.uniform(DIMS), Squared()).fitted(x, peak(x)),
