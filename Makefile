@@ -48,7 +48,7 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.anomaly.methods
 	$(BIN)/python -m benchmarks.anomaly.null
 	$(BIN)/python -m benchmarks.anomaly.background
-	$(BIN)/python -m benchmarks.integration.table --peers
+	$(BIN)/python -m benchmarks.integration.table
 	$(BIN)/python -m benchmarks.integration.events
 	$(BIN)/python -m benchmarks.integration.lattice
 	$(BIN)/python -m benchmarks.report
