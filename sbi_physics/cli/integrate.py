@@ -20,7 +20,7 @@ def integrate(
     abs_error: Annotated[float | None, typer.Option(help="The same in the unit of the integrand.")] = None,
     calls: Annotated[int | None, typer.Option(help="Evaluations of the integrand at most.")] = None,
     neural: Annotated[bool, typer.Option(help="Whether flows may be trained: fewer calls, more time.")] = True,
-    non_finite: Annotated[str, typer.Option(help="raise, or zero to count NaN and infinity as zero.")] = "raise",
+    non_finite_as_zero: Annotated[bool, typer.Option(help="Count NaN and infinity as zero, and say so.")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File for unweighted events (HDF5, or .lhe).")] = None,
     events: Annotated[int, typer.Option(help="How many events, where a file is given.")] = 10_000,
     incoming: Annotated[str | None, typer.Option(help="Particle numbers (PDG) that come in, for .lhe: 11,-11.")] = None,
@@ -49,7 +49,7 @@ def integrate(
             abs_error=abs_error,
             calls=calls,
             neural=neural,
-            non_finite=non_finite,  # type: ignore[arg-type]  # checked there
+            non_finite="zero" if non_finite_as_zero else "raise",
             seed=seed,
             max_seconds=max_seconds,
             progress=output.progress,
@@ -57,23 +57,15 @@ def integrate(
         output.say(str(found))
         drawn = {} if out is None else _write(out, f, found, events, seed, output, particles)
     unit = getattr(f, "unit", "")
-    result = {
-        "value": found.value,
-        "error": found.error,
-        "unit": unit,
-        "calls": found.calls,
-        "chi2": found.chi2,
-        "degrees": found.degrees,
-        "trusted": found.trusted,
-        "verdict": found.verdict,
-        "effective_sample_size": found.effective_sample_size,
-        "pareto_k": found.pareto_k,
-        "efficiency": found.efficiency,
-        "seconds": found.seconds,
-        **drawn,
-    }
     text = f"{found.value:.8g} +- {found.error:.2g} {unit}".rstrip()
-    output.result(f"{text}, {found.calls} calls, {found.verdict}", **result)
+    output.result(f"{text}, {found.calls} calls, {found.verdict}", unit=unit, **_summary(found), **drawn)
+
+
+def _summary(found: "Estimate") -> dict[str, Any]:
+    names = ("value", "error", "calls", "chi2", "degrees", "trusted", "verdict")
+    return {
+        name: getattr(found, name) for name in (*names, "effective_sample_size", "pareto_k", "efficiency", "seconds")
+    }
 
 
 def _numbers(text: str | None, name: str) -> list[int]:

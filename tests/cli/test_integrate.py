@@ -29,6 +29,10 @@ class Known:
 known = Known()
 
 
+def partly(u):
+    return torch.where(u[:, 0] > 0.9, torch.nan, 1.0)
+
+
 def nowhere(u):
     return torch.zeros(len(u))
 """
@@ -71,10 +75,18 @@ def test_a_process_becomes_a_file_of_events(result, tmp_path):
     assert sum(event.eventinfo.weight for event in events) / 200 == pytest.approx(found["value"], rel=1e-4)
 
 
+def test_values_that_are_not_finite_count_as_zero_where_that_is_asked_for(functions, result):
+    found = result("integrate", f"{functions}:partly", "--dims", 2, "--non-finite-as-zero", "--rel-error", 1e-2)
+    assert abs(found["value"] - 0.9) < 3.5 * found["error"]
+    assert not found["trusted"]
+    assert "were not finite and count as zero" in found["verdict"]
+
+
 def test_what_is_wrong_is_one_line(functions, program, tmp_path):
     for words, text in [
         ((f"{functions}:nowhere", "--dims", 3, "--calls", 50_000), "it was zero at all but 0"),
         ((f"{functions}:missing", "--dims", 3), "has no 'missing'"),
+        ((f"{functions}:partly", "--dims", 3), "got nan at u = "),
         ((f"{functions}:with_torch",), "cannot be made"),
         (("no_such_process",), "expected a name"),
         ((f"{functions}:with_torch", "--dims", 3, "-o", tmp_path / "a.lhe"), "expected --incoming and --outgoing"),
