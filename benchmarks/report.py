@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.machine import RESULTS
 from benchmarks.posterior.published import PUBLISHED
-from benchmarks.report_integration import integrals, lattice
+from benchmarks.report_integration import events, integrals, lattice
 from benchmarks.report_searches import background, methods, null
 from benchmarks.tables import numbers, table
 
@@ -26,7 +26,7 @@ def main() -> None:
     sections |= {"many_observations": _many, "calibration": _calibration, "oscillator": _oscillator}
     sections |= {"surrogate_calorimeter": _showers, "galaxy": _galaxy, "surrogate_check": _surrogate_checks}
     sections |= {"anomaly_methods": methods, "anomaly_null": null, "anomaly_background": background}
-    sections |= {"integration_table": integrals, "lattice": lattice}
+    sections |= {"integration_table": integrals, "integration_events": events, "lattice": lattice}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"

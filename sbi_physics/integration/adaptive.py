@@ -16,17 +16,17 @@ from torch import Tensor
 
 from sbi_physics.core.errors import BudgetError, ConvergenceError
 from sbi_physics.core.random import derive
-from sbi_physics.integration.cells import CellMap
-from sbi_physics.integration.channels import Draws, Mixture
-from sbi_physics.integration.estimate import Combination, Iteration, combine, iteration_of
+from sbi_physics.integration.channels import Mixture
+from sbi_physics.integration.estimate import Combination, combine, iteration_of
 from sbi_physics.integration.evaluation import Evaluations
 from sbi_physics.integration.grid import ProductGrid
 from sbi_physics.integration.modes import around, cover, explore, joined, refit, search
 from sbi_physics.integration.neural import Loss, train_flows
+from sbi_physics.integration.rounds import MOST_CELL_DIMS, Round, cells_of, efficiency_of, gathered
 from sbi_physics.integration.verdict import edge_mass
 from sbi_physics.train.config import TrainConfig
 
-__all__ = ["Adaptation", "Round"]
+__all__ = ["Adaptation"]
 
 _PILOT = 4096
 _FEW_CALLS = 65_536
@@ -37,11 +37,10 @@ _FIRST = 8192
 _REPETITIONS = 32
 _LEAST_ESS, _LEAST_COUNTING = 400.0, 100.0
 _EXPLORATIONS, _MOST_OF_BUDGET = 2, 0.1
-_MOST_CELL_DIMS = 6
-_CELL_SHARE = 0.95
 _LARGEST_ROUND, _LARGEST_NUMBERS = 1 << 21, 1 << 23
 _NUMBERS_STORED = 1 << 24
 _POINTS_KEPT = 400_000
+_LATEST = 3
 _POINTS_TRAINED = 150_000
 _TRAINING_SECONDS = 90.0
 _SURPRISE = 0.1
@@ -50,34 +49,6 @@ _CALLS_TO_RESTART = 100_000
 _SHARE_OF_PEAK = 0.3
 _FOUND, _FEWEST_FOUND = 200, 20
 _MOST_SEARCHED = 2_000_000
-
-
-@dataclass(frozen=True)
-class Round:
-    """The points of one round, and what they say.
-
-    Attributes:
-        draws: the points.
-        values: the integrand there, ``(n,)``.
-        iteration: value, error and calls.
-        kind: of the map.
-        efficiency: effective sample size of the weights over their number.
-    """
-
-    draws: Draws
-    values: Tensor
-    iteration: Iteration
-    kind: str
-    efficiency: float
-
-    @property
-    def weights(self) -> Tensor:
-        """What each point adds to the value of the round, ``(n,)``."""
-        return self.draws.factor * self.values * torch.exp(-self.draws.log_q) / self.iteration.repetitions
-
-    def without_points(self) -> "Round":
-        """The round with what it found, but not its points."""
-        return replace(self, draws=self.draws.first(0), values=self.values[:0])
 
 
 @dataclass
@@ -116,7 +87,7 @@ class Adaptation:
     @property
     def done(self) -> bool:
         """Whether the wanted error is reached, by two rounds at least."""
-        if (self.rel_error is None and self.abs_error is None) or len(self._counted) < 2:
+        if (self.rel_error is None and self.abs_error is None) or len(self.counted) < 2:
             return False
         found = self.estimate
         return any(
@@ -126,8 +97,19 @@ class Adaptation:
         )
 
     @property
-    def _counted(self) -> list[Round]:
+    def counted(self) -> list[Round]:
+        """The rounds that have a say in the estimate."""
         return [each for each in self.rounds if each.iteration.weight > 0]
+
+    @property
+    def largest_late(self) -> Round:
+        """The largest of the last rounds, by which maps are judged."""
+        return max(self.rounds[-_LATEST:], key=lambda each: len(each.values))
+
+    @property
+    def maps(self) -> dict[str, Mixture]:
+        """The best map of each kind that was tried."""
+        return {kind: mixture for kind, (_, mixture) in self._best.items()}
 
     def run(self) -> Mixture:
         """Integrate until the error or a budget is reached; returns the mixture that follows the integrand best."""
@@ -144,18 +126,18 @@ class Adaptation:
                 continue
             mixture, kind = self._next_map(kind, size)
             size = min(2 * size, _LARGEST_ROUND, _LARGEST_NUMBERS / self.function.dims)
-        return self._for_events()
+        return self._most_even()
 
-    def _for_events(self) -> Mixture:
+    def _most_even(self) -> Mixture:
         """The mixture whose weights are the most even at the points of the last round.
 
         A map that makes the mean exact need not be one: even points integrate a smooth function as they are.
         """
         known = [mixture for _, mixture in self._best.values()]
         if set(self._best) == {"identity"} and self.rounds[-1].efficiency < _EFFICIENT:
-            points, values, log_q, worth = self._points()
+            points, values, log_q, worth = gathered(self.rounds, _POINTS_KEPT)
             known.append(cover(points, worth * values * torch.exp(-log_q), seed=derive(self.seed, "events")))
-        return max(known, key=lambda each: _efficiency(each, self.rounds[-1]))
+        return max(known, key=lambda each: efficiency_of(each, self.rounds[-1]))
 
     def _begin(self) -> tuple[Mixture, str]:
         if self.start is not None:
@@ -292,7 +274,7 @@ class Adaptation:
 
     def _better_kind(self, kind: str, last: Round) -> str:
         """Cells, where they would have been better in the last round; else flows, unless these have failed."""
-        if self.start is None and 1 < self.function.dims <= _MOST_CELL_DIMS and kind != "flows":
+        if self.start is None and 1 < self.function.dims <= MOST_CELL_DIMS and kind != "flows":
             efficiency = self._efficiency_of_cells(last)
             if efficiency > max(last.efficiency / _CLEARLY, _WORTHWHILE):
                 return "cells"
@@ -306,16 +288,16 @@ class Adaptation:
         earlier = self.rounds[:-1]
         if sum(len(each.values) for each in earlier) < _FIRST:
             return 0.0
-        return _efficiency(_cells(*self._points(earlier)[:3]), last)
+        return efficiency_of(cells_of(*gathered(earlier, _POINTS_KEPT)[:3]), last)
 
     def _learned(self, kind: str) -> Mixture:
         """The map of a kind, fitted to all points."""
         known = self._best[kind][1] if kind in self._best else None
         if kind == "identity" and known is not None:
             return known
-        points, values, log_q, worth = self._points()
+        points, values, log_q, worth = gathered(self.rounds, _POINTS_KEPT)
         if kind == "cells":
-            return _cells(points, values, log_q)
+            return cells_of(points, values, log_q)
         weights = worth * values * torch.exp(-log_q)
         grids = self._best["grids"][1] if "grids" in self._best else None
         if grids is None:
@@ -334,27 +316,3 @@ class Adaptation:
         return train_flows(
             mixture, x, values, log_q, worth=worth, loss=loss, seed=derive(self.seed, "flows", rounds), **settings
         )
-
-    def _points(self, rounds: list[Round] | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Points of rounds, latest first: where, |f|, log-density drawn from, worth of a point of its round."""
-        chosen = reversed(self.rounds if rounds is None else rounds)
-        rows = [(r.draws.points, r.values.abs(), r.draws.log_q, self._worth(r)) for r in chosen]
-        columns = [torch.cat(each)[:_POINTS_KEPT] for each in zip(*rows, strict=True)]
-        return columns[0], columns[1], columns[2], columns[3]
-
-    def _worth(self, of: Round) -> Tensor:
-        return of.draws.factor * len(of.values) * max(of.efficiency, 1e-6)
-
-
-def _efficiency(mixture: Mixture, of: Round) -> float:
-    """That which the weights of a mixture would have, by the points of a round of another one."""
-    chance = of.draws.factor * torch.exp(-of.draws.log_q)
-    first = float((chance * of.values.abs()).sum())
-    second = float((chance * of.values.square() * torch.exp(-mixture.log_prob(of.draws.points))).sum())
-    return first**2 / second / of.iteration.repetitions if second > 0 else 0.0
-
-
-def _cells(points: Tensor, values: Tensor, log_q: Tensor) -> Mixture:
-    tree = CellMap.fitted(points, values, torch.exp(log_q))
-    shares = torch.tensor([_CELL_SHARE, 1 - _CELL_SHARE], dtype=torch.float64)
-    return Mixture((tree, ProductGrid.uniform(points.shape[1])), shares)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import BudgetError, ConvergenceError, UsageError
 from sbi_physics.core.progress import Advance, progress_bar
 from sbi_physics.core.random import check_seed, derive
-from sbi_physics.integration.adaptive import Adaptation, Round
+from sbi_physics.integration.adaptive import Adaptation
 from sbi_physics.integration.channels import Channel, Mixture
 from sbi_physics.integration.estimate import Combination, Iteration
 from sbi_physics.integration.evaluation import Evaluations, NonFinite
+from sbi_physics.integration.event_map import event_map
 from sbi_physics.integration.modes import channels_of
+from sbi_physics.integration.rounds import Round, reweighted
 from sbi_physics.integration.unweight import EventSample, MaximumWeight, accept, maximum_weight
 from sbi_physics.integration.verdict import objections, sentence, weight_tail
 
@@ -28,6 +30,7 @@ _DEFAULT_CALLS = 20_000_000
 _FEWEST_CALLS = 2_000
 _BATCH = 1 << 16
 _PARTS = 100
+_ENOUGH = 5000
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Estimate:
     proposal: Mixture = field(repr=False)
     _function: Callable[[Any], Any] = field(repr=False)
     _non_finite: NonFinite = field(repr=False)
-    _last: tuple[Tensor, Tensor] = field(repr=False)
+    _run: Adaptation = field(repr=False)
 
     def __str__(self) -> str:
         lines = [f"{'round':>5} {'map':<9} {'calls':>10} {'value':>14} {'error':>10}"]
@@ -77,6 +80,28 @@ class Estimate:
             f"{self.value:.8g} +- {self.error:.2g}, chi2 {self.chi2:.1f} for {self.degrees}, {self.calls} calls"
         )
         return "\n".join([*lines, self.verdict])
+
+    def for_events(self, *, progress: bool = False) -> "Estimate":
+        """The same with a proposal for unweighted events: the largest weights are small, rather than the variance.
+
+        It is learned from the evaluations that there are, and takes minutes where only flows will do.
+
+        Args:
+            progress: whether to show a progress bar.
+        """
+        if "_for_events" not in self.__dict__:
+            run = self._run
+            proposal = event_map(
+                {**run.maps, "proposal": self.proposal},
+                run.rounds,
+                run.largest_late,
+                neural=run.neural,
+                seed=run.seed,
+                progress=progress,
+            )
+            tuned = replace(self, proposal=proposal)
+            self.__dict__["_for_events"] = tuned.__dict__["_for_events"] = tuned
+        return self.__dict__["_for_events"]
 
     def sample(self, n: int, *, seed: int = 0) -> EventSample:
         """Draw weighted events, f/q each.
@@ -101,6 +126,8 @@ class Estimate:
     ) -> EventSample:
         """Draw unweighted events.
 
+        Where they would take more calls than the integral has taken, the proposal is first made one `for_events`.
+
         Args:
             n: how many.
             strategy: what counts as the largest weight, see `sbi_physics.integration.unweight`.
@@ -113,11 +140,9 @@ class Estimate:
             BudgetError: the budget ended before n events were kept.
         """
         wanted, seed = positive_integer(n, "n"), derive(check_seed(seed), "unweight")
-        weights, chance = self._last
-        largest = maximum_weight(
-            weights.abs(), strategy=strategy, share=share, events=wanted, probability=chance, seed=seed
-        )
-        expected = float((chance * weights.abs()).sum() / chance.sum()) / largest
+        source, largest, expected = self._rejection(wanted, strategy, share, seed)
+        if wanted / expected > self.calls:
+            source, largest, expected = self.for_events(progress=progress)._rejection(wanted, strategy, share, seed)
         budget = max_calls or math.ceil(100 * max(wanted, 1000) / expected)
         function = Evaluations(self._function, self.proposal.dims, non_finite=self._non_finite)
         kept: list[tuple[Tensor, Tensor]] = []
@@ -129,7 +154,9 @@ class Estimate:
                     raise BudgetError(
                         f"unweight: {count} of {wanted} events after {function.calls} calls; the budget is {budget}"
                     )
-                points, found = self._drawn(function, rows, derive(seed, batch))
+                points, found = source._drawn(function, rows, derive(seed, batch))
+                if batch == 0 and rows >= _ENOUGH:  # points that no map has learned from
+                    largest = maximum_weight(found.abs(), strategy=strategy, share=share, events=wanted, seed=seed)
                 kept.append(accept(points, found, largest, derive(seed, batch)))
                 count, batch = count + len(kept[-1][0]), batch + 1
                 advance(min(len(kept[-1][0]), wanted))
@@ -145,6 +172,16 @@ class Estimate:
             largest,
             function.calls,
         )
+
+    def _rejection(
+        self, wanted: int, strategy: MaximumWeight, share: float, seed: int
+    ) -> tuple["Estimate", float, float]:
+        """This, the weight to compare points with, and the share of points that will be kept."""
+        weights, chance = reweighted(self.proposal, self._run.largest_late)
+        largest = maximum_weight(
+            weights.abs(), strategy=strategy, share=share, events=wanted, probability=chance, seed=seed
+        )
+        return self, largest, float((chance * weights.abs()).sum() / chance.sum()) / largest
 
     def _drawn(self, function: Evaluations, n: int, seed: int) -> tuple[Tensor, Tensor]:
         parts = []
@@ -240,7 +277,7 @@ def _wanted(rel_error: float | None, abs_error: float | None, value: float) -> f
 
 def _estimate(run: Adaptation, mixture: Mixture, f: Callable[[Any], Any], seconds: float) -> Estimate:
     found, function = run.estimate, run.function
-    counted = [each for each in run.rounds if each.iteration.weight > 0] or run.rounds[-1:]
+    counted = run.counted or run.rounds[-1:]
     calls = torch.tensor([float(each.iteration.calls) for each in counted])
     weights = torch.cat([each.weights * c for each, c in zip(counted, calls / calls.sum(), strict=True)])
     if not bool((weights != 0).any()):
@@ -254,10 +291,6 @@ def _estimate(run: Adaptation, mixture: Mixture, f: Callable[[Any], Any], second
         calls=function.calls,
     )
     effective, shape = weight_tail(weights)
-    last = counted[-1]
-    log_q = mixture.log_prob(last.draws.points)
-    ratio = last.values * torch.exp(-log_q)
-    chance = last.draws.factor * torch.exp(log_q - last.draws.log_q)
     return Estimate(
         found.value,
         found.error,
@@ -268,12 +301,12 @@ def _estimate(run: Adaptation, mixture: Mixture, f: Callable[[Any], Any], second
         sentence(reasons),
         effective,
         shape,
-        last.efficiency,
+        counted[-1].efficiency,
         seconds,
         tuple(each.iteration for each in run.rounds),
         tuple(each.kind for each in run.rounds),
         mixture,
         f,
         function.non_finite,
-        (ratio, chance),
+        run,
     )

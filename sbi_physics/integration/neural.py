@@ -10,6 +10,8 @@ were drawn from p and evaluated once, each loss is a mean over the same stored p
 ``variance``          $\frac{f^2}{p\,q}$, the variance of the weights, for the last refinements
 ``stratified``        $\left(\sum_c \sqrt{\alpha_c \langle f^2/(p\,q)\rangle_c}\right)^2$, the same where each channel
                       gives a fixed number of points (Heimel et al. 2024, arXiv:2311.01548)
+``tail``              $\frac{f^2}{p\,q} \left(\frac{f}{q}\right)^5$, of which the logarithm is the Rényi divergence of
+                      order 7; as the order grows it becomes the largest weight, which unweighting divides by
 ====================  ===========================================================================================
 """
 
@@ -32,10 +34,11 @@ from sbi_physics.train.loop import train
 
 __all__ = ["FlowMap", "Loss", "train_flows"]
 
-Loss = Literal["kl", "variance", "stratified"]
+Loss = Literal["kl", "variance", "stratified", "tail"]
 
 _SIZE = {"hidden_features": 64, "blocks": 1, "bins": 10}
-_LARGEST = 20.0
+_LARGEST = 12.0
+_TAIL_POWER = 6
 
 
 @dataclass(frozen=True)
@@ -150,21 +153,23 @@ def train_flows(
     scale = float((weights.double() * (log_f - log_p)).sum() / weights.sum())
     relative = (log_f - scale).float()
 
-    def per_event(z: Tensor, log_grid: Tensor, relative: Tensor) -> Tensor:
+    def per_event(z: Tensor, log_grid: Tensor, relative: Tensor, weight: Tensor) -> Tensor:
         joint = model.log_joint(z, log_grid)
         log_q = joint.logsumexp(1)
         if loss == "kl":
-            return -log_q
+            return -weight * log_q
         ratio = torch.exp((relative - log_q).clamp(max=_LARGEST))
         if loss == "variance":
-            return ratio
+            return weight * ratio
+        if loss == "tail":
+            return weight * ratio**_TAIL_POWER
         shares = torch.exp(joint.detach() - joint.detach().logsumexp(1, keepdim=True))
-        moments = (shares * ratio.unsqueeze(1)).mean(0)
+        moments = (shares * (weight * ratio).unsqueeze(1)).mean(0)
         return moments.clamp(min=1e-12).sqrt().sum().square().expand(len(z))
 
     settings = config or TrainConfig(epochs=40, patience=6)
     train(
-        model, per_event, [z, log_grid, relative], weights=weights, config=settings, seed=seed, progress=progress,
+        model, per_event, [z, log_grid, relative, weights], config=settings, seed=seed, progress=progress,
         description="flows",
     )  # fmt: skip
     model.flow.eval()
