@@ -220,7 +220,7 @@ def brute_force(case: str, f: CrossSection, seed: int) -> Tensor:
 
 
 def summarised(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Our efficiencies over those of the better of the two ways of vegas, by both definitions, of each case and seed."""
+    """Our efficiencies over those of the better of the two ways of vegas, by both definitions, case by case."""
     found: dict[str, Any] = {}
     for case, seed in dict.fromkeys((row["case"], row["seed"]) for row in rows):
         mine = {row["method"]: row for row in rows if (row["case"], row["seed"]) == (case, seed)}

@@ -56,16 +56,16 @@ class Standardise(Scaling):
 
     def __init__(self, shape: torch.Size | tuple[int, ...], shared: Sequence[int] = ()) -> None:
         super().__init__()
-        self._shape, self._shared = torch.Size(shape), tuple(shared)
-        if not all(0 <= axis < len(self._shape) for axis in self._shared):
-            raise UsageError(f"shared: expected axes from 0 to {len(self._shape) - 1}, got {self._shared}")
-        kept = [1 if axis in self._shared else size for axis, size in enumerate(self._shape)]
+        self._shape, self.shared = torch.Size(shape), tuple(shared)
+        if not all(0 <= axis < len(self._shape) for axis in self.shared):
+            raise UsageError(f"shared: expected axes from 0 to {len(self._shape) - 1}, got {self.shared}")
+        kept = [1 if axis in self.shared else size for axis, size in enumerate(self._shape)]
         self.register_buffer("mean", torch.zeros(kept))
         self.register_buffer("scale", torch.ones(kept))
 
     def fit(self, data: Tensor) -> "Standardise":
         """Learn mean and scale from data ``(n, *shape)``; sums are in double precision, without what is missing."""
-        if len(self._shape) == 1 and not self._shared:
+        if len(self._shape) == 1 and not self.shared:
             # A few features after the other: all data in double precision take twice the memory of the data.
             for start in range(0, self._shape[0], _FEATURES_AT_ONCE):
                 part = slice(start, start + _FEATURES_AT_ONCE)
@@ -76,7 +76,7 @@ class Standardise(Scaling):
 
     def _learn(self, data: Tensor, into_mean: Tensor, into_scale: Tensor) -> None:
         wide = data.double()
-        axes = (0, *(axis + 1 for axis in self._shared))
+        axes = (0, *(axis + 1 for axis in self.shared))
         missing = torch.isnan(wide)
         if bool(missing.any()):
             mean, deviation = _moments(wide, ~missing, axes)

@@ -42,6 +42,9 @@ ENCODERS_TESTED = {
     "transformer": ("transformer", SERIES, SMALL),
     "transformer in time": ("transformer", SERIES, {**SMALL, "times": 0}),
     "transformer with positions": ("transformer", SERIES, {**SMALL, "positions": True}),
+    "members": ("members", (3, 6), {**SMALL, "hidden": 8, "each": 3}),
+    "members with series": ("members", (3, *SERIES), {**SMALL, "hidden": 8, "member": {"kind": "lstm", **SMALL}}),
+    "members apart": ("members", (3, *SERIES), {**SMALL, "hidden": 8, "layers": 0, "member": "deep-set"}),
     "named": ("named", None, NAMED),
 }
 ROWS = [name for name, (_, shape, _) in ENCODERS_TESTED.items() if shape in (SERIES, (7, 1))]
@@ -271,3 +274,30 @@ def test_mistakes_are_named(mistake):
     make, error, message = MISTAKES[mistake]
     with pytest.raises(error, match=message):
         make()
+
+
+def test_members_have_names_and_may_be_absent():
+    encoder = build("members")
+    x = torch.randn(4, *encoder.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert (encoder(x) - encoder(x.flip(1))).abs().max() > 1e-3
+        other, gone = x.clone(), x.clone()
+        gone[:, 1] = torch.nan
+        other[:, 1] = 7.0
+        assert (encoder(gone) - encoder(x)).abs().max() > 1e-3
+        other[:, 1] = torch.nan
+        torch.testing.assert_close(encoder(gone), encoder(other))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"hidden": 10}, "a multiple of heads"),
+        ({"layers": -1}, "an integer of at least 0"),
+        ({"member": "residual"}, "an encoder that takes missing entries"),
+        ({"width": 3}, "option of the encoder 'members'"),
+    ],
+)
+def test_options_of_members(options, expected):
+    with pytest.raises(UsageError, match=expected):
+        build_encoder("members", (3, 6), **options)

@@ -3,15 +3,18 @@
 build_encoder("gru", (40, 2), times=0)
 build_encoder("named", None, shapes={"curve": (40, 2), "spectrum": (100,)},
               encoders={"curve": "lstm", "spectrum": "conv1d"})
+build_encoder("members", (10, 300, 4), member={"kind": "lstm", "times": 0})
 build_encoder(encoder.describe(), encoder.shape)
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sbi_physics.core.checks import known_keys
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.models.embedding.encoder import Encoder
+from sbi_physics.models.embedding.members import MembersEncoder
 from sbi_physics.models.embedding.named import NamedEncoders
 from sbi_physics.models.embedding.registry import SINGLE, build_single, kind_and_options
 
@@ -19,6 +22,7 @@ __all__ = ["ENCODERS", "build_encoder"]
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     **{kind: make for kind, (make, _) in SINGLE.items()},
+    "members": MembersEncoder,
     "named": NamedEncoders,
 }
 """The class of each kind of encoder."""
@@ -40,6 +44,10 @@ def build_encoder(kind: str | Mapping[str, Any], shape: Sequence[int] | None, **
     if name != "named":
         if shape is None:
             raise ShapeError(f"shape: the encoder {name!r} needs that of one observation, got None")
+        if name == "members":
+            known = [each for each in inspect.signature(MembersEncoder).parameters if each != "shape"]
+            known_keys(list(chosen), known, "option of the encoder 'members'")
+            return MembersEncoder(shape, **chosen)
         return build_single({"kind": name, **chosen}, shape)
     wanted = ["shapes", "encoders"]
     known_keys(list(chosen), wanted, "option of the encoder 'named'")

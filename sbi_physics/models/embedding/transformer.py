@@ -22,7 +22,7 @@ from sbi_physics.models.embedding.layers import AFTER_SILU, linear
 from sbi_physics.models.embedding.missing import masked_mean, rows
 from sbi_physics.models.scaling import Scaling, Standardise
 
-__all__ = ["TransformerEncoder"]
+__all__ = ["AttentionBlock", "TransformerEncoder"]
 
 _FREQUENCIES = 16
 _SLOWEST = 0.5
@@ -65,7 +65,7 @@ class TransformerEncoder(Encoder):
         self.token = linear(inputs, hidden)
         self.summary = nn.Parameter(torch.randn(hidden))
         self.positions = nn.Parameter(torch.randn(sizes[0], hidden)) if positions else None
-        self.blocks = nn.ModuleList(_Block(hidden, heads, layers) for _ in range(layers))
+        self.blocks = nn.ModuleList(AttentionBlock(hidden, heads, layers) for _ in range(layers))
         self.norm = nn.LayerNorm(2 * hidden)
         self.head = linear(2 * hidden + 1, self.features)
         # Scaled times have a spread of one: up to about a radian between neighbours.  Kept with the weights, because
@@ -97,7 +97,7 @@ class TransformerEncoder(Encoder):
         return self.head(torch.cat([summary, torch.log1p(count)], -1))
 
 
-class _Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Attention, then a perceptron for each token, both as changes to the tokens."""
 
     def __init__(self, hidden: int, heads: int, layers: int) -> None:
