@@ -271,7 +271,7 @@ def _least_squares(pulsar: Pulsar) -> tuple[Tensor, Tensor]:
     white = pulsar.white_covariance
     span = orthonormal_span(pulsar.matrix)  # type: ignore[arg-type]
     q, r = torch.linalg.qr(white.whiten(span))
-    return torch.linalg.solve_triangular(r, span, upper=True, left=False), white.whiten(q)
+    return torch.linalg.solve_triangular(r, span, upper=True, left=False), white.whiten_transposed(q)
 
 
 def _subtract(residuals: Tensor, model: Tensor, fit: Tensor) -> Tensor:

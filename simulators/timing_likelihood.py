@@ -33,7 +33,9 @@ __all__ = ["Statistics", "TimingLikelihood"]
 
 Variances = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
-_ELEMENTS_AT_ONCE = 2**23
+# Matrices of a piece stay in the cache of a core; on a GPU, or where gradients are kept, pieces are larger.
+_ELEMENTS_AT_ONCE = 2**19
+_ELEMENTS_IN_MEMORY = 2**25
 _PATTERNS_KEPT = 128
 
 
@@ -197,26 +199,26 @@ class TimingLikelihood:
     def _in_chunks(self, variances: Variances, theta: Tensor, z: Tensor, gram: Tensor, low: Tensor) -> Tensor:
         """Log-likelihood ``(B, m)`` of theta ``(B, P)`` and z ``(n_p, B or 1, 2 K, m)``, in pieces that fit in memory."""
         per_row = len(self.pulsars) * 2 * self.modes * max(2 * self.modes, z.shape[-1])
-        chunk = max(1, _ELEMENTS_AT_ONCE // per_row)
+        gradient = torch.is_grad_enabled() and theta.requires_grad
+        limit = _ELEMENTS_AT_ONCE if theta.device.type == "cpu" and not gradient else _ELEMENTS_IN_MEMORY
+        chunk = max(1, limit // per_row)
         if len(theta) <= chunk:
             return self._log_likelihood(variances, theta, z, gram, low)
         parts = []
         for first in range(0, len(theta), chunk):
-            piece = theta[first : first + chunk]
             data = z if z.shape[1] == 1 else z[:, first : first + chunk]
-            if torch.is_grad_enabled() and theta.requires_grad:
-                parts.append(
-                    checkpoint(self._log_likelihood, variances, piece, data, gram, low, use_reentrant=False)  # type: ignore[arg-type]
-                )
+            arguments = (variances, theta[first : first + chunk], data, gram, low)
+            if gradient:
+                parts.append(checkpoint(self._log_likelihood, *arguments, use_reentrant=False))  # type: ignore[arg-type]
             else:
-                parts.append(self._log_likelihood(variances, piece, data, gram, low))
+                parts.append(self._log_likelihood(*arguments))
         return torch.cat(parts)
 
     def _log_likelihood(self, variances: Variances, theta: Tensor, z: Tensor, gram: Tensor, low: Tensor) -> Tensor:
         own, shared = variances(theta)
         n_p, rows, size = len(self.pulsars), len(theta), 2 * self.modes
-        identity = torch.eye(size, dtype=theta.dtype, device=theta.device)
-        covariance = torch.bmm(own, gram).view(n_p, rows, size, size) + identity
+        identity = torch.eye(size, dtype=theta.dtype, device=theta.device).view(1, 1, -1)
+        covariance = torch.baddbmm(identity, own, gram).view(n_p, rows, size, size)
         factor, failed = torch.linalg.cholesky_ex(covariance)
         highest_first = z.flip(2).expand(n_p, rows, size, z.shape[-1])
         y = torch.linalg.solve_triangular(factor, highest_first, upper=False)

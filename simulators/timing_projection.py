@@ -1,6 +1,6 @@
 r"""What can be computed of a pulsar before any parameter is known: the projection of residuals onto Fourier modes.
 
-Let N be the covariance of the white noise, W its symmetric inverse root, M the design matrix and F the Fourier basis.
+Let N be the covariance of the white noise, $W^T W = N^{-1}$, M the design matrix and F the Fourier basis.
 A QR decomposition of [W M, W F] gives orthonormal Q_M, Q_F and the upper triangular R with
 $W F = Q_M (\dots) + Q_F R$.  Residuals r, with a flat prior of infinite width on the timing model, enter only as
 
@@ -60,7 +60,7 @@ class Projection:
 
     def coefficients(self, x: Tensor) -> Tensor:
         """Map residuals ``(B, T')`` in microseconds to z ``(B, 2 K)``."""
-        return x @ self.white.whiten(self.modes)
+        return x @ self.white.whiten_transposed(self.modes)
 
     def remainder(self, x: Tensor, z: Tensor) -> Tensor:
         """Squared length of what neither the timing model nor the modes span: rho ``(B,)``."""

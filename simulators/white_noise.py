@@ -3,8 +3,8 @@ r"""White noise of pulse arrival times: EFAC, EQUAD and ECORR of each receiver.
 Arrival time i of receiver r with measured uncertainty sigma_i has the variance
 $s_i^2 = \mathrm{EFAC}_r^2 (\sigma_i^2 + \mathrm{EQUAD}_r^2)$ (the convention of tempo2, "t2equad"), and the times of one
 receiver in one epoch share a further normal delay of standard deviation ECORR_r (pulse jitter):
-$N = \mathrm{diag}(s^2) + \sum_b e_b^2\, 1_b 1_b^T$.  The symmetric root of the inverse has a closed form: with
-$u = e_b / s$ on block b, it is $[1 - u u^T (1 - (1 + u^2)^{-1/2}) / u^2] \, \mathrm{diag}(1/s)$.
+$N = \mathrm{diag}(s^2) + \sum_b e_b^2\, 1_b 1_b^T$.  A root W of the inverse, $W^T W = N^{-1}$, has a closed form:
+$W = [1 - u u^T (1 - (1 + u^2)^{-1/2}) / u^2] \, \mathrm{diag}(1/s)$ with $u = e_b / s$ on block b.
 Sources: Edwards et al. 2006 (arXiv:astro-ph/0607664); Arzoumanian et al. 2016 (arXiv:1508.03024), section 3.
 """
 
@@ -71,15 +71,20 @@ class WhiteCovariance:
         return WhiteCovariance(*moved, self.blocks)
 
     def whiten(self, columns: Tensor) -> Tensor:
-        """Apply the symmetric root of the inverse to columns ``(T, c)``."""
-        scaled = columns / self.scale.unsqueeze(1)
+        """Apply W to columns ``(T, c)``."""
+        return self._mix(columns / self.scale.unsqueeze(1))
+
+    def whiten_transposed(self, columns: Tensor) -> Tensor:
+        """Apply the transpose of W to columns ``(T, c)``."""
+        return self._mix(columns) / self.scale.unsqueeze(1)
+
+    def _mix(self, columns: Tensor) -> Tensor:
         if not self.blocks:
-            return scaled
-        u = self.ecorr / self.scale
-        squares = self._sum(u.unsqueeze(1) ** 2)
-        root = torch.sqrt(1 + squares)
-        shrink = 1 / (root * (1 + root))  # (1 - 1 / root) / squares, without the division by zero
-        return scaled - u.unsqueeze(1) * (shrink * self._sum(u.unsqueeze(1) * scaled))[self.block]
+            return columns
+        u = (self.ecorr / self.scale).unsqueeze(1)
+        root = torch.sqrt(1 + self._sum(u**2))
+        shrink = 1 / (root * (1 + root))  # (1 - 1 / root) / u^2, without the division by zero
+        return columns - u * (shrink * self._sum(u * columns))[self.block]
 
     def log_determinant(self) -> Tensor:
         """Logarithm of the determinant of the covariance."""
