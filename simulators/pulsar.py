@@ -19,7 +19,7 @@ from simulators.white_noise import WhiteCovariance, WhiteNoise, epochs_of, white
 __all__ = ["AveragedEpochs", "Pulsar", "averaged"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pulsar:
     """T pulse arrival times of one pulsar.
 
@@ -36,6 +36,7 @@ class Pulsar:
         epoch_window: times of one receiver within so many seconds of the first are one epoch, and share its ECORR;
             one second, as in the program enterprise, joins the bands of one observation.
         smallest_epoch: epochs of fewer times have no ECORR: 2 as in enterprise, with which published values were found.
+        epochs: number of the epoch of each time ``(T,)``, found from the times.
 
     Raises:
         ShapeError: lengths differ.
@@ -45,15 +46,16 @@ class Pulsar:
 
     name: str
     position: Any
-    toas: Tensor
-    uncertainties: Tensor
+    toas: Any
+    uncertainties: Any
     receivers: Sequence[str] | str = "receiver"
     noise: Mapping[str, WhiteNoise] = field(default_factory=dict)
-    matrix: Tensor | None = None
-    residuals: Tensor | None = None
-    frequencies: Tensor | None = None
+    matrix: Any = None
+    residuals: Any = None
+    frequencies: Any = None
     epoch_window: float = 1.0
     smallest_epoch: int = 2
+    epochs: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         toas = _column(self.toas, "toas", None)
@@ -115,9 +117,8 @@ class Pulsar:
     @property
     def white_covariance(self) -> WhiteCovariance:
         """Covariance of the white noise in microseconds squared."""
-        epochs: Tensor = self.epochs  # type: ignore[attr-defined]
         return white_covariance(
-            self.uncertainties, self.receivers, epochs, self.noise, smallest_epoch=self.smallest_epoch
+            self.uncertainties, self.receivers, self.epochs, self.noise, smallest_epoch=self.smallest_epoch
         )
 
     def with_residuals(self, residuals: Any) -> "Pulsar":
@@ -150,7 +151,7 @@ class AveragedEpochs:
 
 def averaged(pulsar: Pulsar) -> AveragedEpochs:
     """Average the arrival times of each epoch of each receiver, in the order of time."""
-    epochs: Tensor = pulsar.epochs  # type: ignore[attr-defined]
+    epochs = pulsar.epochs
     variance = torch.empty_like(pulsar.uncertainties)
     for receiver, noise in pulsar.noise.items():
         rows = torch.tensor([name == receiver for name in pulsar.receivers])

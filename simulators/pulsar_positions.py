@@ -1,10 +1,10 @@
 """Ten millisecond pulsars of the NANOGrav 12.5-year data: where they are, and how well they are timed.
 
-Positions are ICRS (J2000), from the ATNF catalogue (Manchester et al. 2005, arXiv:astro-ph/0412641) to a hundredth of a
-second of right ascension.  EFAC, EQUAD (t2) and ECORR are rounded from the white-noise dictionary of the NANOGrav 15-year
-analysis (arXiv:2306.16213), for the two receivers that dominate.  Two columns are assumptions, made to resemble the
-12.5-year data (Alam et al. 2021, arXiv:2005.06490), not read from them: the first year of observation, rounded, and the
-typical uncertainty of an arrival time averaged over the band.
+Positions are ICRS (J2000), from the ATNF catalogue (Manchester et al. 2005, arXiv:astro-ph/0412641) to a hundredth of
+a second of right ascension.  EFAC, EQUAD (t2) and ECORR are rounded from the white-noise dictionary of the NANOGrav
+15-year analysis (arXiv:2306.16213), for the two receivers that dominate.  Two columns are assumptions, made to resemble
+the 12.5-year data (Alam et al. 2021, arXiv:2005.06490), not read from them: the first year of observation, rounded, and
+the typical uncertainty of an arrival time averaged over the band.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class CataloguePulsar:
         name: of the pulsar.
         position: right ascension and declination (ICRS).
         first_year: when observations began.
-        receivers: name, typical uncertainty in microseconds, EFAC, log10 EQUAD [s] and log10 ECORR [s] of two receivers.
+        receivers: name, typical uncertainty in microseconds, EFAC, log10 EQUAD [s] and log10 ECORR [s] of each of two.
     """
 
     name: str
@@ -102,4 +102,4 @@ TEN_PULSARS = (
         ((_430, 0.30, 1.05, -6.93, -6.85), (_L, 0.40, 1.05, -7.83, -6.88)),
     ),
 )
-"""In the order in which arXiv:2310.12209 uses them; J1909-3744 is the best timed."""
+"""Ten pulsars that count much for a background; J1909-3744 is the best timed, J2043+1711 has half the span."""

@@ -1,7 +1,7 @@
 r"""A pulsar timing array: red noise of each pulsar and a background of gravitational waves in the times of pulses.
 
-$$ r_p(t) = M_p \varepsilon_p + \sum_k \left[\sin(2\pi f_k t),\, \cos(2\pi f_k t)\right] (a_{pk} + b_{pk}) + n_p(t), \qquad
-   a_{pk} \sim N(0, \varphi_k(A_p, \gamma_p)), \quad
+$$ r_p(t) = M_p \varepsilon_p + \sum_k \left[\sin(2\pi f_k t),\, \cos(2\pi f_k t)\right] (a_{pk} + b_{pk}) + n_p(t),
+   \quad a_{pk} \sim N(0, \varphi_k(A_p, \gamma_p)), \quad
    \langle b_{pk} b_{qk} \rangle = \Gamma_{pq}\, \varphi_k(A_{\rm GW}, \gamma_{\rm GW}), $$
 
 with f_k = k / T_span, power laws phi (`simulators.red_noise`), Hellings-Downs correlations Gamma (one on the diagonal,
@@ -29,6 +29,7 @@ from simulators.red_noise import DAYS_PER_YEAR, fourier_basis, power_law_varianc
 from simulators.synthetic_array import small_array, synthetic_array
 from simulators.timing_likelihood import TimingLikelihood
 from simulators.timing_model import orthonormal_span
+from simulators.white_noise import WhiteCovariance
 
 __all__ = ["PulsarTimingArray", "pulsar_timing", "pulsar_timing_small"]
 
@@ -65,7 +66,7 @@ class PulsarTimingArray:
         likelihood: the `TimingLikelihood`.
 
     Raises:
-        UsageError: there are no pulsars, names are repeated, or there are more modes of the background than of red noise.
+        UsageError: there are no pulsars, names are repeated, or the background has more modes than the red noise.
     """
 
     def __init__(
@@ -113,7 +114,8 @@ class PulsarTimingArray:
             background_modes=self.gw_modes,
         )
         self.x_shape = self.likelihood.x_shape
-        self._fits = [_least_squares(pulsar) for pulsar in self.pulsars]
+        self._white = [pulsar.white_covariance for pulsar in self.pulsars]
+        self._fits = [_least_squares(p.matrix, white) for p, white in zip(self.pulsars, self._white, strict=True)]
         self._bases = [
             _subtract(fourier_basis(pulsar.toas, self.red_modes, self._days, first).T, *fit)
             for pulsar, fit in zip(self.pulsars, self._fits, strict=True)
@@ -125,7 +127,7 @@ class PulsarTimingArray:
         return PulsarTimingArray(pulsars, **(self._settings | {"span": self.span}))
 
     def __call__(self, theta: Tensor, *, seed: int) -> Tensor:
-        """Simulate: theta ``(n, P)`` gives float32 residuals ``(n, n_p, T_max)`` in microseconds, NaN after the last."""
+        """Simulate: theta ``(n, P)`` gives float32 residuals ``(n, n_p, T_max)`` in microseconds, padded with NaN."""
         self.parameters.check_width(theta)
         x = torch.full((len(theta), *self.x_shape), torch.nan, dtype=torch.float32, device=theta.device)
         with seeded(seed, theta.device), torch.no_grad():
@@ -134,7 +136,7 @@ class PulsarTimingArray:
                 coefficients = self._coefficients(rows)
                 for p, pulsar in enumerate(self.pulsars):
                     signal = coefficients[p] @ self._bases[p].to(rows.device)
-                    noise = pulsar.white_covariance.to(rows.device).draw(len(rows))
+                    noise = self._white[p].to(rows.device).draw(len(rows))
                     residuals = signal + _subtract(noise, *self._fits[p])
                     x[first : first + len(rows), p, : len(pulsar)] = residuals.to(torch.float32)
         return x
@@ -167,8 +169,9 @@ class PulsarTimingArray:
     def coefficients(self, x: Tensor) -> Tensor:
         """Sufficient statistics: whitened Fourier coefficients of each pulsar.
 
-        The white noise is fixed, so the likelihood depends on the residuals through these alone (`timing_projection`).
-        They are independent and standard normal where there is no signal, in the order of frequency, sine before cosine.
+        The white noise is fixed, so the likelihood depends on the residuals through these alone
+        (`simulators.timing_projection`).  They are independent and standard normal where there is no signal, in the
+        order of frequency, sine before cosine.
 
         Args:
             x: residuals ``(*, n_p, T_max)`` in microseconds; NaN where missing.
@@ -183,7 +186,7 @@ class PulsarTimingArray:
         return statistics.coefficients.reshape(*x.shape[:-2], len(self.pulsars), -1)
 
     def _variances(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What each pulsar has for itself ``(n_p, B, K)`` and what pulsars share ``(B, K_gw)``, microseconds squared."""
+        """What each pulsar has for itself ``(n_p, B, K)`` and what all share ``(B, K_gw)``, microseconds squared."""
         red = theta[:, 2 if self.gwb else 0 :].unflatten(1, (len(self.pulsars), 2)).transpose(0, 1)
         own = power_law_variance(red[..., 0], red[..., 1], self.red_modes, self._days)
         if not self.gwb:
@@ -213,7 +216,7 @@ class PulsarTimingArray:
             return None
         x = torch.full(tuple(self.x_shape), torch.nan)
         for p, (pulsar, fit) in enumerate(zip(self.pulsars, self._fits, strict=True)):
-            x[p, : len(pulsar)] = _subtract(pulsar.residuals.unsqueeze(0) * 1e6, *fit)[0]  # type: ignore[union-attr]
+            x[p, : len(pulsar)] = _subtract(pulsar.residuals.unsqueeze(0) * 1e6, *fit)[0]
         return x
 
     def _check(self) -> None:
@@ -266,10 +269,9 @@ def _prior(given: Range, name: str) -> td.Distribution:
     return td.Uniform(low, high)
 
 
-def _least_squares(pulsar: Pulsar) -> tuple[Tensor, Tensor]:
+def _least_squares(matrix: Tensor, white: WhiteCovariance) -> tuple[Tensor, Tensor]:
     """Two factors ``(T, r)`` of the matrix that maps residuals to the timing model fitted to them."""
-    white = pulsar.white_covariance
-    span = orthonormal_span(pulsar.matrix)  # type: ignore[arg-type]
+    span = orthonormal_span(matrix)
     q, r = torch.linalg.qr(white.whiten(span))
     return torch.linalg.solve_triangular(r, span, upper=True, left=False), white.whiten_transposed(q)
 

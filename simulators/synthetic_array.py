@@ -1,8 +1,8 @@
 """Irregular observations of real pulsars: an array like that of the NANOGrav 12.5-year data, without its data.
 
-Each pulsar is observed every few weeks from its first year to 2017.5, not while the Sun is near it, and each receiver is
-away for some months once; every observation of a receiver gives one arrival time, or one for each of several bands, whose
-uncertainty scatters log-normally about that of the table in `simulators.pulsar_positions`.
+Each pulsar is observed every few weeks from its first year to 2017.5, not while the Sun is near it, and each receiver
+is away for some months once; every observation of a receiver gives one arrival time, or one for each of several bands,
+whose uncertainty scatters log-normally about that of the table in `simulators.pulsar_positions`.
 """
 
 import math

@@ -3,17 +3,19 @@ r"""Exact likelihood of the residuals of a pulsar timing array, marginalised ove
 Each pulsar is reduced once to whitened Fourier coefficients z and a triangle R (`simulators.timing_projection`).  Given
 the parameters, with red noise of variances phi_p, a background of variances g and the Earth term E of its correlations,
 
-$$ \mathrm{Cov}(z_p, z_q) = \delta_{pq} S_p + E_{pq}\, R_p\, g\, R_q^T, \qquad S_p = 1 + R_p (\varphi_p + g/2) R_p^T = L_p L_p^T. $$
+$$ \mathrm{Cov}(z_p, z_q) = \delta_{pq} S_p + E_{pq}\, R_p\, g\, R_q^T, \qquad
+   S_p = 1 + R_p (\varphi_p + g/2) R_p^T = L_p L_p^T. $$
 
 The pulsar term g/2 belongs to each pulsar alone, so S_p takes in most of the power, and what couples pulsars,
-$1 + (L_p^{-1} R_p \sqrt g)\, E_{pq}\, (L_q^{-1} R_q \sqrt g)^T$, has eigenvalues between 1 and a few whatever the prior:
-nothing cancels.  R is upper triangular and coordinates run from high to low frequency, so that only the last
+$1 + (L_p^{-1} R_p \sqrt g)\, E_{pq}\, (L_q^{-1} R_q \sqrt g)^T$, has eigenvalues between 1 and a few whatever theta
+is: nothing cancels.  R is upper triangular and coordinates run from high to low frequency, so that only the last
 2 K_gw coordinates of each pulsar couple, and the coupled matrix has n_p 2 K_gw rows.
 
 **Constant.** The timing model has a flat prior of infinite width; the result is the log-density, in microseconds, of
 the components of the residuals in an orthonormal basis of the complement of the design matrix.  It does not change when
 any combination of the columns of the design matrix is added to the residuals, and is normalised over what is left.
-**Missing data.** A NaN in x is an arrival time that is not there (infinite variance); rows are grouped by what is missing.
+**Missing data.** A NaN in x is an arrival time that is not there (infinite variance); rows are grouped by what is
+missing.
 Sources: van Haasteren & Vallisneri 2014 (arXiv:1407.1838); Johnson et al. 2024 (arXiv:2306.16223).
 """
 
@@ -151,7 +153,7 @@ class TimingLikelihood:
         if all(1 in pair for pair in zip(wide, long, strict=True)):
             table = self._outer(variances, theta, statistics)
             interleaved = [axis for i in range(len(shape)) for axis in (i, len(shape) + i)]
-            return table.reshape(*wide, *long).permute(interleaved).reshape(shape)
+            return table.reshape((*wide, *long)).permute(interleaved).reshape(shape)
         row = torch.arange(len(theta)).reshape(wide).expand(shape).flatten()
         column = torch.arange(math.prod(data)).reshape(long).expand(shape).flatten()
         return self._paired(variances, theta, row, statistics, column).reshape(shape)
@@ -197,7 +199,7 @@ class TimingLikelihood:
         return self._stacks[key]
 
     def _in_chunks(self, variances: Variances, theta: Tensor, z: Tensor, gram: Tensor, low: Tensor) -> Tensor:
-        """Log-likelihood ``(B, m)`` of theta ``(B, P)`` and z ``(n_p, B or 1, 2 K, m)``, in pieces that fit in memory."""
+        """Log-likelihood ``(B, m)`` of theta ``(B, P)`` and z ``(n_p, B or 1, 2 K, m)``, in pieces that fit."""
         per_row = len(self.pulsars) * 2 * self.modes * max(2 * self.modes, z.shape[-1])
         gradient = torch.is_grad_enabled() and theta.requires_grad
         limit = _ELEMENTS_AT_ONCE if theta.device.type == "cpu" and not gradient else _ELEMENTS_IN_MEMORY
@@ -209,7 +211,7 @@ class TimingLikelihood:
             data = z if z.shape[1] == 1 else z[:, first : first + chunk]
             arguments = (variances, theta[first : first + chunk], data, gram, low)
             if gradient:
-                parts.append(checkpoint(self._log_likelihood, *arguments, use_reentrant=False))  # type: ignore[arg-type]
+                parts.append(checkpoint(self._log_likelihood, *arguments, use_reentrant=False))
             else:
                 parts.append(self._log_likelihood(*arguments))
         return torch.cat(parts)

@@ -6,10 +6,10 @@ $W F = Q_M (\dots) + Q_F R$.  Residuals r, with a flat prior of infinite width o
 
 $$ z = Q_F^T W r, \qquad \rho = |(1 - Q_M Q_M^T - Q_F Q_F^T) W r|^2, $$
 
-and if the Fourier coefficients have the covariance $\varphi$, then z is normal with covariance $1 + R \varphi R^T$: without
-a signal it is white.  In the usual notation $R^T R = F^T K^{-1} F$ and $z = R^{-T} F^T K^{-1} r$; but QR never squares the
-condition number, and here modes are ordered from low to high frequency, so that a steep spectrum gives a nearly diagonal
-covariance.  A mode that the timing model and lower modes already span gets no direction: its z is zero.
+and if the Fourier coefficients have the covariance $\varphi$, then z is normal with covariance $1 + R \varphi R^T$:
+without a signal it is white.  In the usual notation $R^T R = F^T K^{-1} F$ and $z = R^{-T} F^T K^{-1} r$; but QR never
+squares the condition number, and here modes are ordered from low to high frequency, so that a steep spectrum gives a
+nearly diagonal covariance.  A mode that the timing model and lower modes already span gets no direction: its z is zero.
 Sources: van Haasteren & Vallisneri 2014 (arXiv:1407.1838); Golub & Van Loan, Matrix Computations, chapter 5.
 """
 
@@ -80,7 +80,7 @@ def project(pulsar: Pulsar, keep: Tensor, modes: int, span: float, start: float)
         start: time of phase zero in days.
     """
     white = pulsar.white_covariance.of(keep)
-    model = orthonormal_span(pulsar.matrix[keep])  # type: ignore[index]
+    model = orthonormal_span(pulsar.matrix[keep])
     timing, factor = torch.linalg.qr(white.whiten(model))
     basis = white.whiten(fourier_basis(pulsar.toas[keep], modes, span, start))
     directions, triangle = _orthogonalise(basis, timing)

@@ -1,9 +1,10 @@
 r"""White noise of pulse arrival times: EFAC, EQUAD and ECORR of each receiver.
 
 Arrival time i of receiver r with measured uncertainty sigma_i has the variance
-$s_i^2 = \mathrm{EFAC}_r^2 (\sigma_i^2 + \mathrm{EQUAD}_r^2)$ (the convention of tempo2, "t2equad"), and the times of one
-receiver in one epoch share a further normal delay of standard deviation ECORR_r (pulse jitter):
-$N = \mathrm{diag}(s^2) + \sum_b e_b^2\, 1_b 1_b^T$.  A root W of the inverse, $W^T W = N^{-1}$, has a closed form:
+$s_i^2 = \mathrm{EFAC}_r^2 (\sigma_i^2 + \mathrm{EQUAD}_r^2)$ (the convention of tempo2, "t2equad"), and the times of
+one receiver in one epoch share a further normal delay of standard deviation ECORR_r (pulse jitter):
+$N = \mathrm{diag}(s^2) + \sum_b e_b^2\, 1_b 1_b^T$.
+A root W of the inverse, $W^T W = N^{-1}$, has a closed form:
 $W = [1 - u u^T (1 - (1 + u^2)^{-1/2}) / u^2] \, \mathrm{diag}(1/s)$ with $u = e_b / s$ on block b.
 Sources: Edwards et al. 2006 (arXiv:astro-ph/0607664); Arzoumanian et al. 2016 (arXiv:1508.03024), section 3.
 """
@@ -67,8 +68,7 @@ class WhiteCovariance:
 
     def to(self, device: torch.device) -> "WhiteCovariance":
         """The same on another device."""
-        moved = (t.to(device) for t in (self.scale, self.ecorr, self.block))
-        return WhiteCovariance(*moved, self.blocks)
+        return WhiteCovariance(self.scale.to(device), self.ecorr.to(device), self.block.to(device), self.blocks)
 
     def whiten(self, columns: Tensor) -> Tensor:
         """Apply W to columns ``(T, c)``."""

@@ -13,9 +13,11 @@ from simulators.gaussian_mixture import GaussianMixture
 from simulators.ising import IsingModel
 from simulators.lotka_volterra import LotkaVolterra
 from simulators.oscillator import DampedOscillator
+from simulators.pulsar_timing import PulsarTimingArray, pulsar_timing_small
 from simulators.radial_velocity import Planet, RadialVelocity, k2_24
 from simulators.sir import SIR
 from simulators.slcp import SLCP
+from simulators.synthetic_array import synthetic_array
 from simulators.two_moons import TwoMoons
 
 
@@ -60,6 +62,11 @@ SIMULATORS = {
     "dijet_shifted": lambda: DijetResonance(shift=0.1),
     "k2_24": k2_24,
     "radial_velocity": everything_free,
+    "pulsar_timing_small": pulsar_timing_small,
+    "pulsar_timing_uncorrelated": lambda: PulsarTimingArray(
+        synthetic_array(2, seed=2, epochs=20), red_modes=6, gw_modes=3, correlated=False
+    ),
+    "one_pulsar": lambda: PulsarTimingArray(synthetic_array(1, seed=3, epochs=20, bands=2), red_modes=8, gwb=False),
 }
 
 
