@@ -1,6 +1,8 @@
 """Fixtures shared by the tests of the simulators: every simulator, once."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +80,12 @@ def simulator(request):
 @pytest.fixture
 def planets_all_free():
     return everything_free()
+
+
+@pytest.fixture(scope="session")
+def dense_timing():
+    """The dense reference of the likelihood of pulsar timing, in dense_timing.py."""
+    spec = importlib.util.spec_from_file_location("dense_timing", Path(__file__).with_name("dense_timing.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -83,4 +83,6 @@ def dense_log_likelihood(simulator, theta, x):
     g, y = np.concatenate(columns, 1), np.concatenate(projected)
     lower = cholesky(g.T @ total @ g)
     whitened = forward(lower, y)
-    return float(-0.5 * (whitened @ whitened + len(y) * np.log(2 * np.longdouble(np.pi))) - np.log(np.diag(lower)).sum())
+    return float(
+        -0.5 * (whitened @ whitened + len(y) * np.log(2 * np.longdouble(np.pi))) - np.log(np.diag(lower)).sum()
+    )

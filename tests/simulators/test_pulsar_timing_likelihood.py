@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from dense_timing import dense_log_likelihood
 
 from simulators.pulsar_timing import PulsarTimingArray, pulsar_timing_small
 from simulators.synthetic_array import synthetic_array
@@ -19,7 +18,9 @@ ARRAYS = {
     "more_waves": lambda: four(gw_modes=12),
     "uncorrelated": lambda: four(correlated=False),
     "fewer_times_than_modes": lambda: PulsarTimingArray(synthetic_array(2, seed=4, epochs=8, bands=2), red_modes=25),
-    "one": lambda: PulsarTimingArray(synthetic_array(3, seed=3, epochs=40)[2:], red_modes=20, gwb=False, span=12.5),
+    "one": lambda: PulsarTimingArray(
+        synthetic_array(3, seed=3, epochs=40)[2:], red_modes=20, gwb=False, span=12.5, log10_A_rn=(-20, -12)
+    ),
     "one_with_waves": lambda: PulsarTimingArray(synthetic_array(1, seed=3, epochs=40), red_modes=20),
 }
 
@@ -32,7 +33,9 @@ def over_the_prior(simulator, n=4):
     corners = torch.where(torch.rand(n, len(bounds), generator=generator) < 0.5, lower, upper)
     shallow = torch.stack([upper[0::2], lower[1::2]], 1).flatten()
     background = torch.cat([upper[:2], lower[2:]])
-    return torch.cat([simulator.parameters.sample(n, seed=2).double(), corners, torch.stack([lower, upper, shallow, background])])
+    return torch.cat(
+        [simulator.parameters.sample(n, seed=2).double(), corners, torch.stack([lower, upper, shallow, background])]
+    )
 
 
 def with_gaps(x):
@@ -46,12 +49,12 @@ def with_gaps(x):
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_agrees_with_a_dense_covariance(name):
+def test_agrees_with_a_dense_covariance(name, dense_timing):
     simulator = ARRAYS[name]()
-    theta = over_the_prior(simulator)
+    theta = over_the_prior(simulator, 2)
     x = with_gaps(simulator(theta, seed=1))
-    exact = torch.tensor([dense_log_likelihood(simulator, *row) for row in zip(theta, x, strict=True)]).double()
-    exact = torch.tensor([dense_log_likelihood(simulator, t, y) for t, y in zip(theta, x, strict=True)], dtype=torch.float64)
+    exact = [dense_timing.dense_log_likelihood(simulator, t, y) for t, y in zip(theta, x, strict=True)]
+    exact = torch.tensor(exact, dtype=torch.float64)
     torch.testing.assert_close(simulator.log_likelihood(theta, x), exact, rtol=1e-8, atol=1e-8)
 
 
@@ -144,11 +147,11 @@ def test_timing_model_added_to_the_residuals_changes_nothing():
 
 
 def test_truth_is_the_maximum_on_average():
-    """E[ln p(x | truth) - ln p(x | other)] is a Kullback-Leibler divergence: positive, by five standard errors here."""
+    """E[ln p(x | truth) - ln p(x | other)] is a Kullback-Leibler divergence: positive, here by five standard errors."""
     simulator = pulsar_timing_small()
     truth = torch.tensor([-13.6, 4.33, -14.0, 3.0, -16.0, 2.0, -13.5, 2.5], dtype=torch.float64)
-    x = simulator(truth.expand(400, -1), seed=7)
-    step = torch.eye(8, dtype=torch.float64)[[0, 1, 2, 6, 7]]
+    x = simulator(truth.expand(1600, -1), seed=7)
+    step = torch.eye(8, dtype=torch.float64)[[0, 1, 2, 6]]
     others = torch.cat([truth + 0.7 * step, truth - 0.7 * step])
     gain = simulator.log_likelihood(truth, x) - simulator.log_likelihood(others.unsqueeze(1), x)
-    assert bool((gain.mean(1) > 5 * gain.std(1) / 20).all())
+    assert bool((gain.mean(1) > 5 * gain.std(1) / 40).all())
