@@ -3,6 +3,8 @@
 Nothing here is shared with the fast likelihood but the pulsars, the Fourier basis and the power law.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
@@ -47,7 +49,7 @@ def covariance(simulator, theta):
     """Covariance of all residuals before the timing model is taken out, microseconds squared, long double."""
     pulsars, modes = simulator.pulsars, simulator.red_modes
     edges = np.concatenate([[0], np.cumsum([len(p) for p in pulsars])])
-    place = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    place = [slice(a, b) for a, b in pairwise(edges)]
     days, start = simulator.span * 365.25, min(float(p.toas.min()) for p in pulsars)
     basis = [fourier_basis(p.toas, modes, days, start).numpy().astype(np.longdouble) for p in pulsars]
     total = np.zeros((edges[-1], edges[-1]), dtype=np.longdouble)
