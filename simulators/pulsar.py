@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class Pulsar:
     def __len__(self) -> int:
         return len(self.toas)
 
-    @property
+    @cached_property
     def white_covariance(self) -> WhiteCovariance:
         """Covariance of the white noise in microseconds squared."""
         return white_covariance(

@@ -28,6 +28,8 @@ __all__ = ["Projection", "project"]
 
 # A column that loses all but this fraction of its length holds rounding errors only.
 _DEPENDENT = 1e-9
+# Where each keeps more than this fraction, a plain QR decomposition is as good as can be.
+_INDEPENDENT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,15 @@ def project(pulsar: Pulsar, keep: Tensor, modes: int, span: float, start: float)
 
 
 def _orthogonalise(basis: Tensor, timing: Tensor) -> tuple[Tensor, Tensor]:
-    """Gram-Schmidt, done twice, of columns ``(T, m)`` against others ``(T, r)`` and each other: Q and R."""
+    """Orthonormalise columns ``(T, m)`` against others ``(T, r)`` and each other, in their order: Q and R."""
     m = basis.shape[1]
+    if len(basis) >= m + timing.shape[1]:
+        rest = basis - timing @ (timing.T @ basis)
+        directions, triangle = torch.linalg.qr(rest - timing @ (timing.T @ rest))
+        sign = torch.sign(triangle.diagonal())
+        if bool((triangle.diagonal().abs() > _INDEPENDENT * basis.norm(dim=0)).all()):
+            return directions * sign, triangle * sign.unsqueeze(1)
+    # Gram-Schmidt, done twice, sees which columns depend on those before.
     directions, triangle = torch.zeros_like(basis), basis.new_zeros(m, m)
     for j in range(m):
         column = basis[:, j]
