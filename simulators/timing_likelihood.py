@@ -200,7 +200,8 @@ class TimingLikelihood:
 
     def _in_chunks(self, variances: Variances, theta: Tensor, z: Tensor, gram: Tensor, low: Tensor) -> Tensor:
         """Log-likelihood ``(B, m)`` of theta ``(B, P)`` and z ``(n_p, B or 1, 2 K, m)``, in pieces that fit."""
-        per_row = len(self.pulsars) * 2 * self.modes * max(2 * self.modes, z.shape[-1])
+        n_p, shared = len(self.pulsars), 0 if self.earth is None else 2 * self.background_modes
+        per_row = n_p * 2 * self.modes * max(2 * self.modes, z.shape[-1]) + (n_p * shared) ** 2
         gradient = torch.is_grad_enabled() and theta.requires_grad
         limit = _ELEMENTS_AT_ONCE if theta.device.type == "cpu" and not gradient else _ELEMENTS_IN_MEMORY
         chunk = max(1, limit // per_row)
