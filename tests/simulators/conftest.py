@@ -1,6 +1,8 @@
 """Fixtures shared by the tests of the simulators: every simulator, once."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from simulators.gaussian_mixture import GaussianMixture
 from simulators.ising import IsingModel
 from simulators.lotka_volterra import LotkaVolterra
 from simulators.oscillator import DampedOscillator
+from simulators.pulsar_timing import PulsarTimingArray, pulsar_timing_small
 from simulators.radial_velocity import Planet, RadialVelocity, k2_24
 from simulators.sir import SIR
 from simulators.slcp import SLCP
+from simulators.synthetic_array import synthetic_array
 from simulators.two_moons import TwoMoons
 
 
@@ -60,6 +64,11 @@ SIMULATORS = {
     "dijet_shifted": lambda: DijetResonance(shift=0.1),
     "k2_24": k2_24,
     "radial_velocity": everything_free,
+    "pulsar_timing_small": pulsar_timing_small,
+    "pulsar_timing_uncorrelated": lambda: PulsarTimingArray(
+        synthetic_array(2, seed=2, epochs=20), red_modes=6, gw_modes=3, correlated=False
+    ),
+    "one_pulsar": lambda: PulsarTimingArray(synthetic_array(1, seed=3, epochs=20, bands=2), red_modes=8, gwb=False),
 }
 
 
@@ -71,3 +80,12 @@ def simulator(request):
 @pytest.fixture
 def planets_all_free():
     return everything_free()
+
+
+@pytest.fixture(scope="session")
+def dense_timing():
+    """The dense reference of the likelihood of pulsar timing, in dense_timing.py."""
+    spec = importlib.util.spec_from_file_location("dense_timing", Path(__file__).with_name("dense_timing.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
