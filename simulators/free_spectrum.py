@@ -18,7 +18,7 @@ Sources: Lamb, Taylor and van Haasteren 2023 (arXiv:2303.15442); Phinney 2001 (a
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ _log = logging.getLogger(__name__)
 # ln of the float64 epsilon, where the published tables end too: what a density of zero is raised to.
 _FLOOR = math.log(np.finfo(np.float64).eps)
 _LN_10 = math.log(10.0)
-_TABLES = ("freqs", "log10rhogrid", "density")
+_TABLES = ("freqs.npy", "log10rhogrid.npy", "density.npy")
+_LISTS = ("log10rholabels.txt", "pulsar_list.txt")
 
 
 def power_law(frequencies: Tensor, theta: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ class FreeSpectrum:
     @classmethod
     def from_folder(
         cls,
-        path: str | Path,
+        path: str | Path | Mapping[str, str | Path],
         bins: int | Sequence[int] | None = None,
         *,
         pulsars: Sequence[str] | None = None,
@@ -162,7 +163,8 @@ class FreeSpectrum:
 
         Args:
             path: holds ``density.npy`` (``(K, G)`` or ``(pulsars, K, G)``), ``freqs.npy`` and ``log10rhogrid.npy``,
-                and it may hold ``log10rholabels.txt`` and ``pulsar_list.txt``, a name for each line.
+                and it may hold ``log10rholabels.txt`` and ``pulsar_list.txt``, a name for each line.  Files that lie
+                in several folders are given as a mapping from these names to paths.
             bins: how many of the lowest frequencies to take, or which ones, counted from 0; all where None.
             pulsars: whose densities to take, by the names in ``pulsar_list.txt``; all where None.
             span: T [s]; 1 / f_1 of the lowest frequency in the folder, taken or not, where None.
@@ -172,21 +174,21 @@ class FreeSpectrum:
             StoreError: a file is missing or damaged, or the files do not fit each other.
             UsageError: bins or pulsars that the folder does not have.
         """
-        folder = Path(path)
-        raw = [_array(folder / f"{name}.npy") for name in _TABLES]
+        files = _files(path)
+        where = files["density.npy"].parent
+        raw = [_array(files[name]) for name in _TABLES]
         try:
             frequencies, grid, density = _checked(*raw, join=False)
         except SBIPhysicsError as error:
-            raise StoreError(f"{folder}: {error}") from error
-        labels, known = _words(folder / "log10rholabels.txt"), _words(folder / "pulsar_list.txt")
-        if labels and len(labels) != len(frequencies):
-            raise StoreError(f"{folder}/log10rholabels.txt: expected {len(frequencies)} lines, got {len(labels)}")
-        if known and len(known) != len(density):
-            raise StoreError(f"{folder}/pulsar_list.txt: expected {len(density)} lines, got {len(known)}")
+            raise StoreError(f"{where}: {error}") from error
+        lines = [_words(files[name]) for name in _LISTS]
+        for name, found, wanted in zip(_LISTS, lines, (len(frequencies), len(density)), strict=True):
+            if found and len(found) != wanted:
+                raise StoreError(f"{files[name]}: expected {wanted} lines, got {len(found)}")
         chosen = _chosen(bins, len(frequencies))
-        density = density[_numbers(pulsars, known)] if pulsars is not None else density
+        density = density[_numbers(pulsars, lines[1])] if pulsars is not None else density
         span = 1 / float(frequencies[0]) if span is None else span
-        return cls(frequencies[chosen], grid, density[:, chosen], span=span, **{"name": folder.name} | model)
+        return cls(frequencies[chosen], grid, density[:, chosen], span=span, **{"name": where.name} | model)
 
     def log10_rho(self, theta: Tensor) -> Tensor:
         """log10 of rho_k [s] that theta ``(*, P)`` predicts: float64 ``(*, K)``, differentiable."""
@@ -277,6 +279,17 @@ def _checked(frequencies: Any, grid: Any, log_density: Any, *, join: bool = True
     return f, g, density.sum(0) if join else density
 
 
+def _files(path: str | Path | Mapping[str, str | Path]) -> dict[str, Path]:
+    """Where each file is, or would be."""
+    if not isinstance(path, Mapping):
+        return {name: Path(path) / name for name in (*_TABLES, *_LISTS)}
+    missing = [name for name in _TABLES if name not in path]
+    if missing:
+        raise StoreError(f"path: expected a mapping with {', '.join(_TABLES)}; there is no {', '.join(missing)}")
+    beside = Path(path["density.npy"]).parent
+    return {name: Path(path.get(name, beside / name)) for name in (*_TABLES, *_LISTS)}
+
+
 def _array(path: Path) -> np.ndarray[Any, Any]:
     try:
         values = np.load(path, allow_pickle=False)
@@ -284,7 +297,7 @@ def _array(path: Path) -> np.ndarray[Any, Any]:
             raise ValueError("holds several arrays")
         return values.astype(np.float64)
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: there is no such file; expected {', '.join(f'{t}.npy' for t in _TABLES)}") from error
+        raise StoreError(f"{path}: there is no such file; expected {', '.join(_TABLES)}") from error
     except (OSError, EOFError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: expected a NumPy array of numbers: {error}") from error
 
