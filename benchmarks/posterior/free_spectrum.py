@@ -43,17 +43,18 @@ PUBLISHED = {"log10_A": (-13.94, 0.48, 0.23), "gamma": (2.71, 0.73, 1.18)}
 INJECTED = torch.tensor([-14.698, 4.173], dtype=torch.float64)
 LEVELS = [0.16, 0.5, 0.84]
 DRAWS, PROPOSALS = 10_000, 200_000
-TEMPERED = 0.7
+TEMPERED, VI_STEPS = 0.7, 2_000
 WALKERS, STEPS = 200, 3_000
 COARSE, FINE = 400, 1_000
-BANDWIDTHS = 2.24  # half-width of an Epanechnikov kernel in standard deviations
+KERNEL = 5**0.5  # half-width of an Epanechnikov kernel in standard deviations
+_ZERO = -30.0  # below which a log-density stands for none
 
 
 class Quadrature:
     """The posterior on a dense grid over the box that holds it, under uniform priors."""
 
     def __init__(self, spectrum: FreeSpectrum, n: int = FINE) -> None:
-        low, high = spectrum.parameters.bounds.double().T
+        low, high = spectrum.parameters.bounds.double().clone().T
         centres, p = self._grid(spectrum, low, high, COARSE)
         for i in range(2):  # once around all but 1e-9 of the probability
             kept = torch.nonzero(p.sum(1 - i) > 1e-9 / COARSE).flatten()
@@ -167,9 +168,8 @@ def _measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     row |= _against_what_is_known(case, quadrature, exact)
     row["changes"] = _changes(whole, bins)
     if options.pictures:
-        _pictures(
-            case, whole, bins, {"quadrature": reference} | {n: s.values for n, (s, _) in answers.items()}, options
-        )
+        draws = {"quadrature": sp.Samples.of(reference, spectrum.parameters)} | {n: s for n, (s, _) in answers.items()}
+        _pictures(case, whole, bins, draws, options.pictures)
     return row
 
 
@@ -179,12 +179,17 @@ def _flow(spectrum: FreeSpectrum, seed: int) -> tuple[sp.Samples, dict[str, Any]
     def tempered(theta: Tensor, x: Tensor) -> Tensor:
         return TEMPERED * spectrum.log_likelihood(theta, x)
 
-    posterior = sp.VI(spectrum.parameters, tempered).fit(spectrum.observed, seed=seed, progress=False)
+    posterior = sp.VI(spectrum.parameters, tempered).fit(spectrum.observed, steps=VI_STEPS, seed=seed, progress=False)
     seconds = time.monotonic() - began
     samples = posterior.correct(spectrum.log_likelihood, spectrum.observed, n=PROPOSALS, seed=derive(seed, "flow"))
     calls = posterior.provenance["likelihood_calls"] + samples.cost.likelihood_calls
     numbers = {key: samples.diagnostics[key] for key in ("efficiency", "pareto_k", "log_evidence")}
-    return samples, numbers | {"power": TEMPERED, "training_seconds": seconds, "likelihood_calls": calls}
+    return samples, numbers | {
+        "power": TEMPERED,
+        "steps": VI_STEPS,
+        "training_seconds": seconds,
+        "likelihood_calls": calls,
+    }
 
 
 def _emcee(spectrum: FreeSpectrum, seed: int) -> tuple[sp.Samples, dict[str, Any]]:
@@ -243,10 +248,11 @@ def _bandwidths(whole: FreeSpectrum) -> Tensor:
 
 
 def _mended(whole: FreeSpectrum) -> Tensor:
-    """Densities that do not sink within a kernel's width of the lower end, where kernels lose half of their draws."""
+    """Densities that below the lowest draw stay what they are two kernels above it: there the prior ended, no more."""
     table = whole.observed.clone()
     for row, bandwidth in zip(table, _bandwidths(whole), strict=True):
-        first = int(torch.searchsorted(whole.grid, whole.grid[0] + BANDWIDTHS * bandwidth))
+        lowest_draw = whole.grid[row > _ZERO][0]
+        first = int(torch.searchsorted(whole.grid, lowest_draw + 2 * KERNEL * bandwidth))
         row[:first] = torch.maximum(row[:first], row[first])
     return table
 
@@ -256,8 +262,8 @@ def _broadened(whole: FreeSpectrum) -> Tensor:
     step = float(whole.grid[1] - whole.grid[0])
     rows = []
     for row, bandwidth in zip(whole.observed.exp().numpy(), _bandwidths(whole).tolist(), strict=True):
-        reach = int(BANDWIDTHS * bandwidth / step)
-        kernel = np.clip(1 - (np.arange(-reach, reach + 1) * step / (BANDWIDTHS * bandwidth)) ** 2, 0, None)
+        reach = int(KERNEL * bandwidth / step)
+        kernel = np.clip(1 - (np.arange(-reach, reach + 1) * step / (KERNEL * bandwidth)) ** 2, 0, None)
         rows.append(np.log(np.maximum(convolve1d(row, kernel / kernel.sum(), mode="nearest"), np.finfo(float).eps)))
     return torch.as_tensor(np.stack(rows))
 
@@ -267,20 +273,19 @@ def _wider_prior() -> sp.Parameters:
     return sp.Parameters([sp.Parameter("log10_A", uniform(-18.0, -11.0)), sp.Parameter("gamma", uniform(0.0, 7.0))])
 
 
-def _pictures(case: str, whole: FreeSpectrum, bins: int, draws: dict[str, Tensor], options: argparse.Namespace) -> None:
-    options.pictures.mkdir(parents=True, exist_ok=True)
+def _pictures(case: str, whole: FreeSpectrum, bins: int, draws: dict[str, sp.Samples], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     truth = INJECTED if case == "sim51" else None
     figure = free_spectrum_figure(
         whole.frequencies,
         whole.grid,
         whole.observed,
-        {"power law, posterior": whole.log10_rho(draws["quadrature"])},
+        {"power law, posterior": whole.log10_rho(draws["quadrature"].values)},
         fitted=range(bins),
         truth=None if truth is None else whole.log10_rho(truth),
     )
-    save_figure(figure, options.pictures / f"free_spectrum_{case}.png")
-    sets = {name: sp.Samples.of(values, whole.parameters) for name, values in draws.items()}
-    save_figure(sp.corner(sets, truth=truth), options.pictures / f"free_spectrum_corner_{case}.png")
+    save_figure(figure, folder / f"free_spectrum_{case}.png")
+    save_figure(sp.corner(draws, truth=truth), folder / f"free_spectrum_corner_{case}.png")
 
 
 if __name__ == "__main__":
