@@ -12,7 +12,8 @@ $h_c = A (f / f_{yr})^{(3 - \gamma) / 2}$.  What is left out are correlations be
 
 The densities are read from tables in the layout of ceffyl, and interpolated linearly in ln p.  Beyond the ends of its
 grid a table says nothing: there a bin counts as if it were at the end, which is right below the smallest amplitude that
-the data can tell from zero, and wrong elsewhere.  `FreeSpectrum.off_grid` tells for which theta this happens.
+the data can tell from zero, and wrong elsewhere.  `FreeSpectrum.off_grid` tells for which theta this happens.  (A
+table may also be zero where the prior behind it ended, as those of sim51 below log10 rho of about -12.2.)
 Sources: Lamb, Taylor and van Haasteren 2023 (arXiv:2303.15442); Phinney 2001 (astro-ph/0108028).
 """
 
