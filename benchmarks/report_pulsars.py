@@ -53,8 +53,13 @@ def _known(row: dict[str, Any]) -> str:
 def _changes(row: dict[str, Any]) -> str:
     base = row["quadrature"]["quantiles"][1]
     head = [f"{row['case']}: change", *(f"median of {name}" for name in row["parameters"]), "moved by"]
+    moved = {
+        name: [a - b for a, b in zip(quantiles[1], base, strict=True)] for name, quantiles in row["changes"].items()
+    }
+    left_out = {name: moved.pop(name) for name in list(moved) if name.startswith("without number")}
+    most = max(left_out, key=lambda name: abs(left_out[name][0]))
     rows = []
-    for name, quantiles in row["changes"].items():
-        moved = " ".join(f"{a - b:+.3f}" for a, b in zip(quantiles[1], base, strict=True))
-        rows.append([name, *(f"{value:.3f}" for value in quantiles[1]), moved])
+    for name, away in [*moved.items(), (f"{most}, of all that which moves it most", left_out[most])]:
+        medians = row["changes"].get(name, row["changes"][most])[1]
+        rows.append([name, *(f"{value:.3f}" for value in medians), " ".join(f"{value:+.3f}" for value in away)])
     return table(head, rows)
