@@ -10,7 +10,7 @@ __all__ = ["free_spectra"]
 def free_spectra(result: dict[str, Any]) -> list[str]:
     """Posteriors from free spectra against quadrature, then what moves their medians."""
     head = ["spectrum", "bins", "parameter", "16 %, 50 %, 84 % by quadrature", "median of the flow - quadrature"]
-    head += ["median of emcee - quadrature", "C2ST flow / emcee / quadrature again", "efficiency", "Pareto k"]
+    head += ["median of emcee - quadrature", "C2ST flow / emcee / quadrature again", "power", "efficiency", "Pareto k"]
     rows, known, changes = [], [], []
     for row in result["rows"]:
         exact = row["quadrature"]["quantiles"]
@@ -35,7 +35,7 @@ def free_spectra(result: dict[str, Any]) -> list[str]:
 
 
 def _weights(flow: dict[str, Any]) -> list[str]:
-    return [f"{flow['efficiency']:.2f}", f"{flow['pareto_k']:.2f}"]
+    return [f"{flow['power']:g}", f"{flow['efficiency']:.2f}", f"{flow['pareto_k']:.2f}"]
 
 
 def _known(row: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@ the number of frequencies, one of them left out, the width of the kernel densiti
 end, the span, the prior.
 
 The flow is fitted to the likelihood to the power 0.5, whose posterior is wider: the reverse divergence makes tails that
-are too light (Pareto k from 0.3 to 0.9 between seeds with the power 0.7), and weights from a wider proposal are bounded.
+are too light, with a Pareto k from 0.3 to 0.9 between seeds even with the power 0.7, and weights from a wider proposal
+are bounded.
 
     python -m benchmarks.posterior.free_spectrum [--cases epta_9 epta_20 sim51] [--seed 1] [--pictures FOLDER]
 """
