@@ -133,7 +133,7 @@ class PulsarTimingArray:
         with seeded(seed, theta.device), torch.no_grad():
             for first in range(0, len(theta), _ROWS_AT_ONCE):
                 rows = theta[first : first + _ROWS_AT_ONCE]
-                coefficients = self._coefficients(rows)
+                coefficients = self.coefficients_of_signal(rows)
                 for p, pulsar in enumerate(self.pulsars):
                     signal = coefficients[p] @ self._bases[p].to(rows.device)
                     noise = self._white[p].to(rows.device).draw(len(rows))
@@ -196,7 +196,7 @@ class PulsarTimingArray:
         padded = torch.nn.functional.pad(background, (0, self.red_modes - self.gw_modes))
         return own + share * padded, background if self.correlated else None
 
-    def _coefficients(self, theta: Tensor) -> Tensor:
+    def coefficients_of_signal(self, theta: Tensor) -> Tensor:
         """Draw the Fourier coefficients of the signal of each pulsar ``(n_p, B, 2 K)``, in microseconds."""
         own, shared = self._variances(theta.to(torch.float64))
         n_p, rows = len(self.pulsars), len(theta)
