@@ -13,8 +13,8 @@ Claims, in each case for skies that no network has seen:
 ``real``   J1453+1902 of the NANOGrav 15-year data, read by an LSTM: corrected against emcee, C2ST at most 0.54
 =========  ============================================================================================================
 
-The network of ``ten`` is trained on arrays from which each pulsar is absent with a probability of 0.15.  emcee begins at
-draws of the network, so that its burn-in is as short as can be; it counts as converged by its own rule.
+The network of ``ten`` is trained on arrays from which each pulsar is absent with a probability of 0.15.  emcee begins
+at draws of the network, so that its burn-in is as short as can be; it counts as converged by its own rule.
 
     python -m benchmarks.posterior.pulsar_timing [--cases small lstm ten real] [--seed 1] [--device cpu]
 """
@@ -32,7 +32,7 @@ from torch import Tensor
 import sbi_physics as sp
 from benchmarks.machine import describe_machine, keep_row
 from sbi_physics.core.random import derive
-from sbi_physics.diagnostics.weights import importance_efficiency, pareto_smooth
+from sbi_physics.diagnostics.weights import importance_efficiency, pareto_k
 from sbi_physics.models.embedding.build import build_encoder
 from sbi_physics.store.datasets import fetch
 from sbi_physics.train.config import TrainConfig
@@ -154,12 +154,11 @@ def calibrated(posterior: Any, reader: Any, seed: int, missing: int = 0) -> dict
         order = torch.rand(len(x), len(array.pulsars), generator=random).argsort(1)
         x[order < missing] = torch.nan
     report = sp.diagnostics.sbc(posterior, theta, reader.observe(x), seed=derive(seed, "sbc"))
-    p_values = torch.minimum(torch.as_tensor(report.bias_p), torch.as_tensor(report.width_p))
     return {
         "passed": bool(report.passed),
         "verdict": report.verdict,
-        "least_p": float(p_values.min()),
-        "coverage_68": float(torch.as_tensor(report.covered).mean()),
+        "least_p_value": float(report.p_values.min()),
+        "coverage_68": float(report.coverage_68.mean()),
         "simulations": CHECKED,
     }
 
@@ -204,8 +203,7 @@ def weights_of(posterior: Any, x_obs: Tensor, theta: Tensor, given: Any, array: 
     wide = theta.double()
     log_q = posterior.log_prob(theta, x_obs).double().cpu()
     log_weights = given(wide).cpu() + array.parameters.log_prob(wide).cpu() - log_q
-    shape = pareto_smooth(log_weights)[1]
-    return float(importance_efficiency(log_weights)), float(shape)
+    return float(importance_efficiency(log_weights)), float(pareto_k(log_weights))
 
 
 def beside_chain(case: str, array: Any, given: Any, draws: Tensor, corrected: Any, seed: int) -> dict[str, Any]:
