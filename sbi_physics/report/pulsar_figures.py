@@ -1,4 +1,4 @@
-"""Pictures of pulsar timing: the free spectrum of an array under the spectra that a posterior allows."""
+"""Pictures of pulsar timing: residuals, correlations between pulsars, and the free spectrum of an array."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +13,76 @@ from sbi_physics.core.checks import as_tensor, finite
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.report.style import COLOURS, headline
 
-__all__ = ["free_spectrum_figure"]
+__all__ = ["correlation_figure", "free_spectrum_figure", "residuals_figure"]
 
 _NANO = 1e9
 _SHOWN = 1e-3  # of the probability of a bin, on either side, left out of the picture
 _FAINT = 0.01  # of the highest density, below which a violin is not drawn
+
+
+def residuals_figure(
+    times: Mapping[str, Any], residuals: Mapping[str, Any], uncertainties: Mapping[str, Any], *, title: str = ""
+) -> Figure:
+    """Draw the timing residuals of pulsars below one another.
+
+    Args:
+        times: by the name of the pulsar, ``(T,)`` in years.
+        residuals: ``(T,)`` in microseconds; NaN where missing.
+        uncertainties: ``(T,)`` in microseconds.
+        title: a sentence above.
+
+    Raises:
+        ShapeError: shapes do not fit each other.
+        UsageError: the names differ.
+    """
+    if not times or set(times) != set(residuals) or set(times) != set(uncertainties):
+        raise UsageError(f"residuals: expected those of {', '.join(times)}, got {', '.join(residuals)}")
+    figure = Figure(figsize=(8, 1.1 + 0.75 * len(times)), layout="constrained")
+    axes = figure.subplots(len(times), sharex=True, squeeze=False)[:, 0]
+    for axis, name in zip(axes, times, strict=True):
+        t, y, error = (as_tensor(part[name], name).numpy() for part in (times, residuals, uncertainties))
+        if not t.shape == y.shape == error.shape or t.ndim != 1:
+            raise ShapeError(f"{name}: expected three arrays of one length, got {t.shape}, {y.shape}, {error.shape}")
+        axis.errorbar(t, y, error, fmt=".", markersize=2.5, linewidth=0.5, color=COLOURS[0])
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[-1].set_xlabel("year")
+    figure.supylabel("residual [μs]", fontsize=9)
+    if title:
+        headline(figure, title)
+    return figure
+
+
+def correlation_figure(angles: Any, correlations: Any, errors: Any, curve: Any, *, title: str = "") -> Figure:
+    """Draw the correlations of pairs of pulsars against the angle between them, over an expected curve.
+
+    Args:
+        angles: between the pulsars of each pair, ``(M,)`` in degrees.
+        correlations: ``(M,)``.
+        errors: their standard deviations ``(M,)``.
+        curve: expected correlation at 181 angles from 0 to 180 degrees, ``(181,)``.
+        title: a sentence above.
+
+    Raises:
+        ShapeError: shapes do not fit each other.
+    """
+    at, found, error = (finite(as_tensor(a, "pairs"), "pairs").numpy() for a in (angles, correlations, errors))
+    expected = finite(as_tensor(curve, "curve"), "curve").numpy()
+    if not at.shape == found.shape == error.shape or at.ndim != 1 or expected.shape != (181,):
+        raise ShapeError(
+            f"correlations: expected three arrays (M,) and a curve (181,), got {at.shape}, {found.shape}, "
+            f"{error.shape} and {expected.shape}"
+        )
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(0, color="0.8", linewidth=0.8)
+    axis.plot(np.arange(181), expected, color=COLOURS[1], linewidth=1.5, label="expected")
+    axis.errorbar(at, found, error, fmt="o", markersize=3.5, linewidth=1, color=COLOURS[0], label="simulated pairs")
+    axis.set(xlabel="angle between two pulsars [degrees]", ylabel="correlation", xlim=(0, 180))
+    axis.legend(frameon=False, fontsize=9)
+    if title:
+        headline(figure, title)
+    return figure
 
 
 def free_spectrum_figure(

@@ -1,4 +1,4 @@
-"""The picture of a free spectrum: a violin at each frequency, bands that hold the draws, nothing cut off."""
+"""Pictures of pulsar timing: of a free spectrum, violins and bands that hold the draws, nothing cut off."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
 from sbi_physics.report.figures import save_figure
-from sbi_physics.report.pulsar_figures import free_spectrum_figure
+from sbi_physics.report.pulsar_figures import correlation_figure, free_spectrum_figure, residuals_figure
 
 FREQUENCIES = 3e-9 * np.arange(1, 6)
 GRID = np.linspace(-10.0, -4.0, 601)
@@ -58,3 +58,33 @@ def test_what_does_not_fit_is_named():
         free_spectrum_figure(FREQUENCIES, GRID, DENSITY, {}, fitted=[5])
     with pytest.raises(NonFiniteError, match="flow"):
         free_spectrum_figure(FREQUENCIES, GRID, DENSITY, {"flow": np.full((3, 5), np.nan)})
+
+
+def test_residuals_of_each_pulsar_with_what_is_missing(tmp_path):
+    times = {"J0030+0451": np.linspace(2005, 2017, 30), "J1909-3744": np.linspace(2006, 2017, 20)}
+    residuals = {name: np.sin(t) for name, t in times.items()}
+    residuals["J1909-3744"][3] = np.nan
+    figure = residuals_figure(times, residuals, {name: 0.3 + 0 * t for name, t in times.items()}, title="two")
+    assert [axis.get_ylabel() for axis in figure.axes] == list(times)
+    drawn = figure.axes[1].lines[0].get_ydata()
+    assert int(np.isfinite(drawn).sum()) == 19
+    save_figure(figure, tmp_path / "residuals.png")
+
+
+def test_correlations_over_their_curve():
+    angles, curve = np.array([10.0, 80.0, 170.0]), np.cos(np.deg2rad(np.arange(181)))
+    figure = correlation_figure(angles, np.array([0.9, 0.1, -1.0]), np.full(3, 0.1), curve)
+    (axis,) = figure.axes
+    assert len(axis.containers) == 1
+    drawn = next(line for line in axis.lines if line.get_label() == "expected")
+    np.testing.assert_allclose(drawn.get_ydata(), curve, atol=1e-6)
+
+
+def test_wrong_residuals_and_correlations():
+    one = {"a": np.zeros(3)}
+    with pytest.raises(UsageError, match="expected those of a, got b"):
+        residuals_figure(one, {"b": np.zeros(3)}, one)
+    with pytest.raises(ShapeError, match="a: expected three arrays of one length"):
+        residuals_figure(one, {"a": np.zeros(4)}, one)
+    with pytest.raises(ShapeError, match=r"a curve \(181,\)"):
+        correlation_figure(np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(180))
