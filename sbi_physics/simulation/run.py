@@ -29,18 +29,17 @@ from sbi_physics.core.random import check_seed
 from sbi_physics.core.resources import cores
 from sbi_physics.simulation.blocks import (
     Block,
-    Outcome,
     Plan,
-    block_of_rows,
     conform,
     default_block_size,
     one_thread,
     run_block,
 )
+from sbi_physics.simulation.maker import Made, Maker
 from sbi_physics.simulation.parts import Identity, Parts, finished, parts_folder, write_block
-from sbi_physics.simulation.pool import Answer, CannotStart, Pool
+from sbi_physics.simulation.pool import CannotStart, Pool
 from sbi_physics.simulation.resolve import resolve_simulator, simulator_name, user_files
-from sbi_physics.simulation.worker import Call, Job, Written
+from sbi_physics.simulation.worker import Job, Written
 from sbi_physics.store.layout import Rows, Status
 from sbi_physics.store.simulations import Simulations
 
@@ -184,7 +183,6 @@ class _Run:
     def __init__(self, simulator: Simulator, identity: Identity, folder: Path | None, progress: bool) -> None:
         self.simulator, self.identity, self.plan, self.folder = simulator, identity, identity.plan, folder
         self._blocks: dict[int, Block] = {}
-        self._half: dict[int, dict[int, Outcome]] = {}
         self._finished: set[int] = set()
         self._progress, self._failures = progress, 0
         self._advance: Advance
@@ -240,44 +238,21 @@ class _Run:
     def _there(self, left: deque[int], workers: int, timeout: float | None) -> None:
         """Make blocks in worker processes."""
         with Pool(self._job(), min(workers, len(left) * self.plan.block_size), timeout) as pool:
-            running = 0
-            while left or running:
-                while left and pool.hungry:
-                    number = left.popleft()
-                    pool.submit(Call(number, None, self.plan.theta(number), self.plan.block_seed(number)))
-                    running += 1
-                for call, answer in pool.wait():
-                    running += self._take(pool, call, answer) - 1
+            for number, made in Maker(pool, self.plan).make(left):
+                self._take(number, made)
 
-    def _take(self, pool: Pool, call: Call, answer: Answer) -> int:
-        """Deal with the answer to a call; return the number of calls that it led to."""
-        if isinstance(answer, Written):
-            self._count(call.block, answer.counts)
-            return 0
-        if isinstance(answer, Block):
-            self._keep(call.block, answer)
-            return 0
-        rows = self.plan.rows(call.block)
-        if call.row is None:
-            self._half[call.block] = {}
-            for i in reversed(range(len(rows))):
-                row = Call(call.block, rows[i], call.theta[i : i + 1], self.plan.row_seed(rows[i]))
-                pool.submit(row, first=True)
-            return len(rows)
-        outcomes = self._half[call.block]
-        outcomes[call.row] = answer
-        if len(outcomes) == len(rows):
-            del self._half[call.block]
-            seeds = [self.plan.row_seed(row) for row in rows]
-            self._keep(call.block, block_of_rows(self.plan.theta(call.block), seeds, [outcomes[row] for row in rows]))
-        return 0
+    def _take(self, number: int, made: Made) -> None:
+        if isinstance(made, Written):
+            self._count(number, made.counts)
+        else:
+            self._keep(number, made)
 
     def _keep(self, number: int, block: Block) -> None:
         if self.folder is None:
             self._blocks[number] = block
         else:
             write_block(self.folder, number, block, self.identity)
-        self._count(number, {code: int((block.rows.status == code).sum()) for code in Status})
+        self._count(number, Written.of(block).counts)
 
     def _count(self, number: int, counts: Mapping[Status, int]) -> None:
         rows = len(self.plan.rows(number))
