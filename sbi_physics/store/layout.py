@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from sbi_physics.core.errors import SBIPhysicsError, StoreError, UsageError
 from sbi_physics.core.parameters import Parameters
+from sbi_physics.store.careful import careful_file
 
 __all__ = ["FORMAT", "SCHEMA", "Header", "Rows", "Status", "opened", "read_errors", "read_header", "read_rows", "write"]
 
@@ -130,7 +131,7 @@ def write(path: Path, header: Header, n: int, blocks: Iterable[Rows]) -> None:
         blocks: the rows in order; each must have the outputs of the header.
     """
     width = len(header.parameters)
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+    with careful_file(path) as file:
         text = header.to_json()
         file.attrs.update(format=FORMAT, schema=SCHEMA, header=text, header_sha256=_digest(text))
         theta = _create(file, "theta", n, (width,), "f4")

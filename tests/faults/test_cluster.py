@@ -37,10 +37,10 @@ def test_many_short_blocks_go_in_few_tasks(dask, user, run, digest, tmp_path):
     from distributed import Client
 
     with Client(dask.address, set_as_default=False) as client:
-        run(user("Good"), 600, out=tmp_path / "there.h5", cluster=client, block_size=1)
+        run(user("Good"), 250, out=tmp_path / "there.h5", cluster=client, block_size=1)
         tasks = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.task_prefixes["simulate"].state_counts)
-    assert 0 < tasks["memory"] < 150
-    run(user("Good"), 600, out=tmp_path / "here.h5", workers=1, block_size=1)
+    assert 0 < tasks["memory"] < 100
+    run(user("Good"), 250, out=tmp_path / "here.h5", workers=1, block_size=1)
     assert digest(tmp_path / "there.h5") == digest(tmp_path / "here.h5")
 
 

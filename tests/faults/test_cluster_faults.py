@@ -120,6 +120,7 @@ def test_workers_are_killed_and_others_come(new_dask, driver, digest, undisturbe
     children = descendants(first.pid)
     assert children
     first.kill()
+    first.wait()
     second = farm.start_worker()
     wait_for(lambda: blocks(out) >= 12)
     farm.start_worker()
@@ -135,6 +136,7 @@ def test_the_scheduler_is_killed(new_dask, driver, user, run, digest, undisturbe
     process = driver(out, farm.address)
     wait_for(lambda: blocks(out) >= 5)
     farm.scheduler.kill()
+    farm.scheduler.wait()
     assert process.wait(60) == 1
     last = process.stderr.read().strip().splitlines()[-1]
     assert (
@@ -183,13 +185,8 @@ def test_rows_that_end_their_dask_worker(new_dask, user, run, tmp_path):
 def test_rows_that_take_too_much_memory(refused, new_dask, user, run):
     """The system refuses the memory to one, and the other goes beyond the limit of the Dask worker."""
     farm = new_dask()
-    farm.start_worker("--no-nanny", "--memory-limit", "1500MB")
-    simulator = user("Greedy", 16 * 2**30) if refused else user("Greedy")
-    if refused:
-        simulator.limit = 6 * 2**30
-        farm.workers[0].kill()
-        farm.start_worker("--no-nanny", "--memory-limit", "0")
-    simulations = run(simulator, 12, block_size=12, seed=2, cluster=farm.address)
+    farm.start_worker("--no-nanny", "--memory-limit", "0" if refused else "1500MB")
+    simulations = run(user("Greedy", 6 * 2**30 if refused else None), 12, block_size=12, seed=2, cluster=farm.address)
     greedy = simulations.theta[:, 0] > 0.9
     assert 0 < int(greedy.sum()) < 4
     assert torch.equal(simulations.ok, ~greedy)
@@ -212,14 +209,25 @@ def test_the_same_run_twice_at_once(dask, driver, user, run, digest, undisturbed
     assert len(Simulations.open(out)) == N
 
 
-def test_blocks_that_are_spoiled_before_resuming(dask, user, run, digest, undisturbed, tmp_path, monkeypatch, caplog):
-    def cut_short(self, advance):
-        raise KeyboardInterrupt
+@pytest.fixture
+def cut_short(run, monkeypatch):
+    """A run that ends when its blocks are made, before they become one file."""
 
+    def make(*arguments, **more):
+        def end(self, advance):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Parts, "merge", end)
+            with pytest.raises(KeyboardInterrupt):
+                run(*arguments, **more)
+
+    return make
+
+
+def test_blocks_that_are_spoiled_before_resuming(dask, user, run, cut_short, digest, undisturbed, tmp_path, caplog):
     out = tmp_path / "x.h5"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Parts, "merge", cut_short)
-        run(user("Raises"), N, out=out, cluster=dask.address, block_size=10, seed=4)
+    cut_short(user("Raises"), N, out=out, cluster=dask.address, block_size=10, seed=4)
     files = sorted(out.with_name("x.h5.parts").glob("block-*.h5"))
     assert len(files) == N / 10
     files[3].write_bytes(files[3].read_bytes()[:-50])
@@ -264,11 +272,13 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("limit", "workers"), [(6_000, 1), (6_000, 2), (20_000, 1)])
-def test_files_that_may_not_grow(limit, workers, user, user_file, run, digest, undisturbed, tmp_path):
-    """The smaller limit stops the first block, the larger one the file of all of them."""
+@pytest.mark.parametrize(("stops", "workers"), [("a block", 1), ("a block", 2), ("the whole", 1)])
+def test_files_that_may_not_grow(stops, workers, user, user_file, run, digest, undisturbed, tmp_path):
+    """The limit stops the first block, or the file of all blocks by its last byte."""
     script, out = tmp_path / "limited.py", tmp_path / "x.h5"
     script.write_text(LIMITED)
+    whole = undisturbed("Good")
+    limit = 6_000 if stops == "a block" else (tmp_path / "undisturbed.h5").stat().st_size - 1
     result = subprocess.run(
         [sys.executable, str(script), f"{user_file}:Good", str(limit), str(out), str(workers)],
         capture_output=True,
@@ -280,8 +290,9 @@ def test_files_that_may_not_grow(limit, workers, user, user_file, run, digest, u
     assert "StoreError" in last
     assert "cannot be written" in last
     assert not out.exists()
+    assert blocks(out) == (0 if stops == "a block" else N / 10)
     run(user("Good"), N, out=out, workers=1, block_size=10, seed=4)
-    assert digest(out) == undisturbed("Good")
+    assert digest(out) == whole
 
 
 BACKWARDS = """
@@ -294,16 +305,14 @@ if __name__ == "__main__":
 """
 
 
-def test_a_clock_that_goes_backwards(user, user_file, run, digest, undisturbed, tmp_path, monkeypatch):
+def test_a_clock_that_goes_backwards(user, user_file, run, cut_short, digest, undisturbed, tmp_path):
     """In the driver, and in blocks whose files are from tomorrow."""
     script, out = tmp_path / "backwards.py", tmp_path / "x.h5"
     script.write_text(BACKWARDS)
     subprocess.run([sys.executable, str(script), f"{user_file}:Good", str(out)], check=True, timeout=100)
     assert digest(out) == undisturbed("Good", 60)
     out.unlink()
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(Parts, "merge", lambda self, advance: 1 / 0)
-        run(user("Good"), 60, out=out, workers=1, block_size=10, seed=4)
+    cut_short(user("Good"), 60, out=out, workers=1, block_size=10, seed=4)
     tomorrow = time.time() + 86400
     for i, path in enumerate(out.with_name("x.h5.parts").iterdir()):
         os.utime(path, (tomorrow, 0.0 if i % 2 else tomorrow))
