@@ -81,6 +81,12 @@ class Dask:
         self.workers.append(self._start("worker", self.address, *here, *arguments))
         return self.workers[-1]
 
+    def await_workers(self):
+        end = time.monotonic() + 60
+        while (self.folder / "worker.log").read_text().count("Registered to") < len(self.workers):
+            assert time.monotonic() < end, (self.folder / "worker.log").read_text()
+            time.sleep(0.05)
+
     def stop(self):
         for process in (*self.workers, self.scheduler):
             if process.poll() is None:
@@ -110,5 +116,6 @@ def dask(tmp_path_factory):
     dask = Dask(tmp_path_factory.mktemp("dask"))
     dask.start_worker()
     dask.start_worker()
+    dask.await_workers()
     yield dask
     dask.stop()

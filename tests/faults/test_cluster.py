@@ -1,11 +1,15 @@
 """Runs on a Dask cluster that behaves: the bytes of a local run, and errors that say what is wrong."""
 
+import json
 import logging
+import os
 import shutil
 
+import h5py
 import pytest
 import torch
 
+from sbi_physics.cli.app import main
 from sbi_physics.core.errors import StoreError, UsageError
 from sbi_physics.simulation.resolve import resolve_simulator
 
@@ -111,3 +115,59 @@ def test_no_workers_yet(new_dask, user, run, caplog):
     with caplog.at_level(logging.WARNING):
         assert run(user("Good"), 20, cluster=lonely.address).counts()["ok"] == 20
     assert "has no workers; waiting for some" in caplog.text
+
+
+@pytest.fixture
+def program(capsys):
+    """Run the program; return its exit status, output and errors."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        return end.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_simulate_on_the_command_line(dask, user_file, program, run, user, digest, tmp_path):
+    status, _, err = program(
+        *("simulate", f"{user_file}:Good", "-n", 50, "-o", tmp_path / "x.h5", "--cluster", dask.address, "--seed", 2)
+    )
+    assert (status, err) == (0, "")
+    run(user("Good"), 50, seed=2, out=tmp_path / "y.h5", workers=1)
+    assert digest(tmp_path / "x.h5") == digest(tmp_path / "y.h5")
+
+
+def test_the_doctor_finds_nothing(dask, user_file, program):
+    status, out, _ = program("doctor", "--cluster", dask.address, "--simulator", f"{user_file}:Good", "--json")
+    values = json.loads(out)
+    assert status == 0
+    assert values["problems"] == []
+    assert list(values["workers"].values()) == [1, 1]
+
+
+def test_the_doctor_names_what_differs(new_dask, user_file, program, tmp_path, monkeypatch):
+    monkeypatch.setenv("SBI_TEST_HERE", "1")
+    mine = tmp_path / "mine.py"
+    mine.write_text("import os\nos.environ['SBI_TEST_HERE']\n" + user_file.read_text())
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nos.environ.pop('SBI_TEST_HERE', 0)\nimport h5py\nh5py.__version__ = '1.0'\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    mixed = new_dask(PYTHONPATH=path)
+    status, out, _ = program("doctor", "--cluster", mixed.address)
+    assert (status, out) == (1, f"{mixed.address}: 0 workers, 0 threads\nthe cluster has no workers\n")
+    mixed.start_worker()
+    mixed.await_workers()
+    status, out, _ = program("doctor", "--cluster", mixed.address, "--simulator", f"{mine}:Good")
+    first, version, load = out.splitlines()
+    assert status == 1
+    assert first == f"{mixed.address}: 1 workers, 1 threads"
+    assert version.endswith(f": h5py 1.0, here {h5py.__version__}")
+    assert f": cannot load {mine}:Good: UsageError: simulator: {mine} cannot be loaded: KeyError" in load
+
+
+def test_the_doctor_of_nobody(program):
+    status, out, err = program("doctor", "--simulator", "two_moons")
+    assert (status, out) == (2, "")
+    assert "workers of a --cluster" in err

@@ -186,15 +186,14 @@ def test_rows_that_take_too_much_memory(refused, new_dask, user, run):
     """The system refuses the memory to one, and the other goes beyond the limit of the Dask worker."""
     farm = new_dask()
     farm.start_worker("--no-nanny", "--memory-limit", "0" if refused else "1500MB")
-    simulations = run(user("Greedy", 6 * 2**30 if refused else None), 12, block_size=12, seed=2, cluster=farm.address)
-    greedy = simulations.theta[:, 0] > 0.9
-    assert 0 < int(greedy.sum()) < 4
-    assert torch.equal(simulations.ok, ~greedy)
-    for text in simulations.errors.values():
-        if refused:
-            assert "MemoryError" in text
-        else:
-            assert text == "the call took more than 1500 MB, the share of a thread in the memory limit of its worker"
+    theta = torch.linspace(0.2, 0.98, 4).repeat(2, 1).T
+    simulations = run(user("Greedy", 2**29 if refused else None), 4, theta=theta, block_size=4, cluster=farm.address)
+    assert simulations.ok.tolist() == [True, True, True, False]
+    text = simulations.errors[3]
+    if refused:
+        assert "MemoryError" in text
+    else:
+        assert text == "the call took more than 1500 MB, the share of a thread in the memory limit of its worker"
 
 
 def test_the_same_run_twice_at_once(dask, driver, user, run, digest, undisturbed, tmp_path):

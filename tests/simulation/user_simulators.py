@@ -117,14 +117,16 @@ class KillsItsWorker(Good):
 
 
 class Greedy(Good):
-    """Takes more and more memory; where `limit` is given, it is refused what goes beyond so many bytes."""
+    """Takes more and more memory; with a `limit`, its process is refused more than so many bytes beyond what it has."""
 
     def __init__(self, limit=None):
         self.limit = limit
 
     def __call__(self, theta, *, seed):
         if self.limit:
-            resource.setrlimit(resource.RLIMIT_AS, (self.limit, self.limit))
+            with open("/proc/self/statm") as file:
+                most = int(file.read().split()[0]) * resource.getpagesize() + self.limit
+            resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
         hoard = []
         while bool((theta[:, 0] > 0.9).any()):
             hoard.append(np.ones(2**22))
