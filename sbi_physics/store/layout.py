@@ -37,6 +37,7 @@ FORMAT = "sbi_physics.simulations"
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8", 300)
 _CHUNK_BYTES = 2**18
+_SLAB_BYTES = 2**23
 
 
 class Status(IntEnum):
@@ -144,7 +145,7 @@ def write(path: Path, header: Header, n: int, blocks: Iterable[Rows]) -> None:
                 name, (0,), dtype, maxshape=(None,), chunks=(256,), compression=1, shuffle=True, fletcher32=True
             )
         start = 0
-        for block in blocks:
+        for block in _slabs(blocks):
             rows = slice(start, start + len(block))
             theta[rows], status[rows], seed[rows] = block.theta, block.status, block.seed
             for name, output in outputs.items():
@@ -154,6 +155,37 @@ def write(path: Path, header: Header, n: int, blocks: Iterable[Rows]) -> None:
             start += len(block)
         if start != n:
             raise StoreError(f"{path}: expected {n} rows, got {start}")
+
+
+def _slabs(blocks: Iterable[Rows]) -> Iterator[Rows]:
+    """The same rows in pieces of some megabytes: HDF5 is at its best with whole chunks, and many of them."""
+    held: list[Rows] = []
+    size = 0
+    for block in blocks:
+        held.append(block)
+        size += block.theta.nbytes + sum(values.nbytes for values in block.x.values())
+        if size >= _SLAB_BYTES:
+            yield _joined(held)
+            held, size = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(blocks: list[Rows]) -> Rows:
+    if len(blocks) == 1:
+        return blocks[0]
+    starts = np.cumsum([0, *map(len, blocks)])
+    return Rows(
+        np.concatenate([block.theta for block in blocks]),
+        {name: np.concatenate([block.x[name] for block in blocks]) for name in blocks[0].x},
+        np.concatenate([block.status for block in blocks]),
+        np.concatenate([block.seed for block in blocks]),
+        {
+            int(start) + row: text
+            for start, block in zip(starts, blocks, strict=False)
+            for row, text in block.errors.items()
+        },
+    )
 
 
 def _create(file: h5py.File, name: str, n: int, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
