@@ -12,6 +12,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.posterior.published import PUBLISHED
 from benchmarks.report_integration import integrals, lattice
 from benchmarks.report_searches import background, methods, null
+from benchmarks.report_simulation import overhead
 from benchmarks.tables import numbers, table
 
 __all__ = ["main"]
@@ -26,7 +27,7 @@ def main() -> None:
     sections |= {"many_observations": _many, "calibration": _calibration, "oscillator": _oscillator}
     sections |= {"surrogate_calorimeter": _showers, "galaxy": _galaxy, "surrogate_check": _surrogate_checks}
     sections |= {"anomaly_methods": methods, "anomaly_null": null, "anomaly_background": background}
-    sections |= {"integration_table": integrals, "lattice": lattice}
+    sections |= {"integration_table": integrals, "lattice": lattice, "simulation_overhead": overhead}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"

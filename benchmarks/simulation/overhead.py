@@ -1,7 +1,7 @@
 """What the engine costs beyond the simulator itself, and how fast the store writes.
 
-Claims: in blocks of 1,000 rows the engine takes at most 50 microseconds a simulation in this process, and at most 200 on
-a Dask cluster of two local processes, from the call to the finished file, the start of child processes included; and
+Claims: in blocks of 1,000 rows the engine takes at most 50 microseconds a simulation in this process, and at most 200
+on a Dask cluster of two local processes, from the call to the finished file, the start of child processes included; and
 a million rows of 5 + 100 numbers are written to a file of simulations, with checksums, at 60 % at least of the rate at
 which h5py writes the same arrays to a plain chunked file.
 
