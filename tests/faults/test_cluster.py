@@ -106,6 +106,15 @@ def test_workers_and_a_cluster(dask, user, run):
         run(user("Good"), 10, cluster=dask.address, workers=2)
 
 
+def test_several_threads_in_one_worker(new_dask, user, run, digest, tmp_path):
+    """Blocks that fail draw their parameters again in the worker, where one generator serves all threads."""
+    wide = new_dask()
+    wide.start_worker("--no-nanny", "--nthreads", "3")
+    run(user("Raises"), 120, out=tmp_path / "there.h5", cluster=wide.address, block_size=5)
+    run(user("Raises"), 120, out=tmp_path / "here.h5", workers=1, block_size=5)
+    assert digest(tmp_path / "there.h5") == digest(tmp_path / "here.h5")
+
+
 def test_no_workers_yet(new_dask, user, run, caplog):
     import threading
 
