@@ -15,7 +15,7 @@ def overhead(result: dict[str, Any]) -> list[str]:
     return [
         "## Simulating and storing",
         f"Overhead of the engine above a simulator of 5 parameters and 100 outputs, {result['simulations']:,} "
-        f"simulations in blocks of {result['block']:,}, from the call to the finished file, starts of processes included.",
+        f"simulations in blocks of {result['block']:,}, from call to finished file, starts of processes included.",
         table(["way", "microseconds a simulation"], rows),
         f"Writing {store['rows']:,} rows of 5 + 100 numbers: {store['rate_over_plain']:.2f} of the rate of plain h5py, "
         f"{store['rate_over_plain_on_the_disk']:.2f} where that, too, waits for the disk.",
