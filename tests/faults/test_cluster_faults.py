@@ -150,34 +150,37 @@ def test_the_scheduler_is_killed(new_dask, driver, user, run, digest, undisturbe
     assert digest(out) == undisturbed()
 
 
-def test_rows_that_hang(dask, user, run, tmp_path):
-    simulations = run(user("Hangs"), 12, timeout=1.0, block_size=4, seed=2, out=tmp_path / "x.h5", cluster=dask.address)
-    hung = simulations.theta[:, 0] > 0.9
-    assert 0 < int(hung.sum()) < 4
-    assert torch.equal(simulations.ok, ~hung)
-    assert simulations.counts()["timeout"] == int(hung.sum())
-    assert set(simulations.errors.values()) == {"TimeoutError: the call took longer than 1 seconds"}
+def four(last):
+    """Parameters of four rows, of which the last is trouble."""
+    return torch.tensor([[0.2, 0.0], [0.3, 0.0], [0.4, 0.0], [last, 0.0]])
 
 
-def test_rows_that_end_their_process(dask, user, run):
-    simulations = run(user("Dies"), 12, block_size=4, seed=2, cluster=dask.address)
-    dead = simulations.theta[:, 0] > 0.9
-    assert torch.equal(simulations.ok, ~dead)
-    assert set(simulations.errors.values()) == {"the simulator ended its process (signal SIGKILL)"}
+@pytest.mark.parametrize(
+    ("name", "status", "text"),
+    [
+        ("Hangs", "timeout", "TimeoutError: the call took longer than 1 seconds"),
+        ("Dies", "crashed", "the simulator ended its process (signal SIGKILL)"),
+    ],
+)
+def test_a_row_that_hangs_or_ends_its_process(name, status, text, dask, user, run, digest, tmp_path):
+    options = {"theta": four(0.95), "timeout": 1.0, "block_size": 4}
+    simulations = run(user(name), 4, out=tmp_path / "there.h5", cluster=dask.address, **options)
+    assert simulations.ok.tolist() == [True, True, True, False]
+    assert simulations.counts()[status] == 1
+    assert simulations.errors == {3: text}
+    run(user(name), 4, out=tmp_path / "here.h5", workers=1, **options)
+    assert digest(tmp_path / "there.h5") == digest(tmp_path / "here.h5")
 
 
 def test_rows_that_end_their_dask_worker(new_dask, user, run, tmp_path):
     farm = new_dask(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0", PYTHONPATH=os.environ.get("PYTHONPATH", ""))
     farm.start_worker("--nanny")
-    options = {"block_size": 4, "seed": 2, "theta": torch.linspace(0.2, 0.98, 8).repeat(2, 1).T}
-    out = tmp_path / "x.h5"
-    simulations = run(user("KillsItsWorker"), 8, out=out, cluster=farm.address, **options)
-    deadly = simulations.theta[:, 0] > 0.9
-    assert deadly.tolist() == [False] * 7 + [True]
-    assert torch.equal(simulations.ok, ~deadly)
-    assert simulations.errors == {7: "the simulator ended the Dask workers that it was given to"}
-    expected = run(user("Dies"), 8, workers=1, timeout=60.0, **options)
-    assert torch.equal(expected.x[:7], simulations.x[:7])
+    options = {"block_size": 2, "theta": four(0.95)}
+    simulations = run(user("KillsItsWorker"), 4, out=tmp_path / "x.h5", cluster=farm.address, **options)
+    assert simulations.ok.tolist() == [True, True, True, False]
+    assert simulations.errors == {3: "the simulator ended the Dask workers that it was given to"}
+    expected = run(user("Dies"), 4, workers=1, timeout=60.0, **options)
+    assert torch.equal(expected.x[:3], simulations.x[:3])
     assert expected.seeds == simulations.seeds
 
 
@@ -186,8 +189,8 @@ def test_rows_that_take_too_much_memory(refused, new_dask, user, run):
     """The system refuses the memory to one, and the other goes beyond the limit of the Dask worker."""
     farm = new_dask()
     farm.start_worker("--no-nanny", "--memory-limit", "0" if refused else "1500MB")
-    theta = torch.linspace(0.2, 0.98, 4).repeat(2, 1).T
-    simulations = run(user("Greedy", 2**29 if refused else None), 4, theta=theta, block_size=4, cluster=farm.address)
+    greedy = user("Greedy", 2**29 if refused else None)
+    simulations = run(greedy, 4, theta=four(0.95), block_size=4, cluster=farm.address)
     assert simulations.ok.tolist() == [True, True, True, False]
     text = simulations.errors[3]
     if refused:
