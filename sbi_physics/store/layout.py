@@ -134,7 +134,9 @@ def write(path: Path, header: Header, n: int, blocks: Iterable[Rows]) -> None:
     width = len(header.parameters)
     with careful_file(path) as file:
         text = header.to_json()
-        file.attrs.update(format=FORMAT, schema=SCHEMA, header=text, header_sha256=_digest(text))
+        file.attrs.update(schema=SCHEMA)
+        for key, value in (("format", FORMAT), ("header", text), ("header_sha256", _digest(text))):
+            write_text(file, key, value)
         theta = _create(file, "theta", n, (width,), "f4")
         outputs = {name: _create(file, f"x/{name}", n, shape, "f4") for name, shape in header.shapes.items()}
         status, seed = _create(file, "status", n, (), "u1"), _create(file, "seed", n, (), "u8")
@@ -214,6 +216,17 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def write_text(owner: h5py.Group, key: str, text: str) -> None:
+    """Write a text as an attribute of fixed length, which HDF5 keeps under a checksum."""
+    owner.attrs.create(key, text.encode(), dtype=h5py.string_dtype("utf-8", max(1, len(text.encode()))))
+
+
+def read_text(owner: h5py.Group, key: str) -> Any:
+    """A text among the attributes, of fixed or variable length; whatever else is there as it is."""
+    text = owner.attrs.get(key)
+    return bytes(text).decode(errors="replace") if isinstance(text, bytes | np.bytes_) else text
+
+
 @contextmanager
 def opened(path: Path, expected: str = f"simulations ({FORMAT})") -> Iterator[h5py.File]:
     """Open a file for reading; whatever HDF5 finds wrong, also in the block, is one `StoreError` naming the file.
@@ -269,7 +282,7 @@ def read_header(file: h5py.File) -> tuple[Header, int]:
 
 
 def _check_format(file: h5py.File) -> None:
-    path, found = file.filename, file.attrs.get("format")
+    path, found = file.filename, read_text(file, "format")
     if found is None:
         raise StoreError(
             f"{path}: not a file of simulations: the attribute 'format' = {FORMAT!r} is missing; "
@@ -285,10 +298,10 @@ def _check_format(file: h5py.File) -> None:
 
 
 def _header_of(file: h5py.File) -> Header:
-    text: Any = file.attrs.get("header")
+    text: Any = read_text(file, "header")
     if not isinstance(text, str):
         raise StoreError(f"{file.filename}: the attribute 'header' is missing")
-    if _digest(text) != file.attrs.get("header_sha256"):
+    if _digest(text) != read_text(file, "header_sha256"):
         raise StoreError(f"{file.filename}: the file is damaged: its header does not match its checksum")
     try:
         return Header.from_json(text)
