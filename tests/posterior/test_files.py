@@ -157,7 +157,7 @@ DAMAGES = {
         changed(kind="map"),
         "expected a file of kind 'posterior' or 'likelihood' or 'surrogate', got 'map'",
     ),
-    "other version": (changed(schema=99), "has schema 99, this version reads up to 1; upgrade sbi-physics"),
+    "other version": (changed(schema=99), "has schema 99, this version reads up to 2; upgrade sbi-physics"),
     "no parameters": (changed(parameters=None), "the header is damaged"),
     "no provenance": (changed(provenance=None), "the header is damaged"),
     "odd provenance": (changed(provenance=3), "the header is damaged"),
