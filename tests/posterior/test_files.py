@@ -8,7 +8,7 @@ from torch import nn
 
 import sbi_physics as sp
 from sbi_physics.models.flows.build import build_flow
-from sbi_physics.store.models import read_model, write_model
+from sbi_physics.store.models import SCHEMA, read_model, write_model
 
 X_OBS = torch.tensor([0.3, -0.2])
 
@@ -132,7 +132,7 @@ def changed(**changes):
             else:
                 header[name] = value(header[name]) if callable(value) else value
         schema = header.pop("schema")
-        if schema == 1:
+        if schema == SCHEMA:
             write_model(path, tensors, header)
         else:
             save_file(tensors, path, metadata={"header": json.dumps({**header, "schema": schema})})
