@@ -1,5 +1,6 @@
 """`save` and `load`: trained models as safetensors files that any later version can read, and no file runs code."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sbi_physics.core.allocation import allocating_most
 from sbi_physics.core.errors import BudgetError, SBIPhysicsError, StoreError, UsageError
 from sbi_physics.posterior.files import KINDS, posterior_from
 from sbi_physics.store.models import read_model
+from sbi_physics.store.simulations import Simulations
 from sbi_physics.surrogate.files import surrogate_from
 from sbi_physics.surrogate.surrogate import Surrogate
 
@@ -19,6 +21,7 @@ __all__ = ["load", "save"]
 # What building a model may allocate, all in all: its weights, their first values, and what those are made from.
 _LEAST_BYTES = 1 << 28
 _MOST_OF_FILE = 64
+_HDF5 = (".h5", ".hdf5")
 
 
 def save(obj: Any, path: str | Path) -> None:
@@ -38,16 +41,16 @@ def save(obj: Any, path: str | Path) -> None:
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     device: str | torch.device = "auto",
     flow: Flow | None = None,
     embedding: nn.Module | None = None,
 ) -> Any:
-    """Read a trained `Posterior` or `Surrogate`, as the file says, from a file.
+    """Read a trained `Posterior` or `Surrogate`, as the file says, from a file; or open files of simulations.
 
     Args:
-        path: the file.
+        path: the file; of simulations (``.h5``) also several, which are opened as one.
         device: where the model is to live.
         flow: a flow of the same structure, where a posterior was trained with one of the user's own.
         embedding: likewise an embedding network.
@@ -56,6 +59,10 @@ def load(
         StoreError: the file is missing, damaged, of another kind or of another version.
         UsageError: a network of the user's own is needed and was not handed in.
     """
+    if not isinstance(path, str | Path):
+        return Simulations.open_many(path)
+    if Path(path).suffix.lower() in _HDF5:
+        return Simulations.open(path)
     header, tensors = read_model(path)
     kind = header["kind"]
     if kind == Surrogate.KIND:

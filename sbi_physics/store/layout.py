@@ -17,7 +17,7 @@ made: the same simulations are the same bytes.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -140,6 +140,16 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.theta)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Rows one after the other, without the texts of errors."""
+    return Rows(
+        np.concatenate([part.theta for part in parts]),
+        {name: np.concatenate([part.x[name] for part in parts]) for name in parts[0].x},
+        np.concatenate([part.status for part in parts]),
+        np.concatenate([part.seed for part in parts]),
+    )
 
 
 def write(path: Path, header: Header, n: int, blocks: Iterable[Rows]) -> None:
