@@ -194,6 +194,19 @@ class Simulations:
         """The rows that succeeded: theta float32 ``(m, P)``, x float32 ``(m, *x_shape)`` or a dictionary of such."""
         return self._good(self._load())
 
+    def read(self, rows: slice) -> Rows:
+        """Read consecutive rows, whatever became of them, without the texts of errors."""
+        start, stop, _ = rows.indices(len(self))
+        part = slice(start, max(start, stop))
+        return self._read(part) if self._rows is None else _cut(self._rows, part)
+
+    @property
+    def streamed_bytes(self) -> int:
+        """What x takes in memory, where it is on the disk and has not been read; else 0."""
+        if self._rows is not None:
+            return 0
+        return 4 * len(self) * sum(int(np.prod(shape, dtype=np.int64)) for shape in self.header.shapes.values())
+
     def batches(self, size: int = 4096) -> Iterator[tuple[Tensor, Outputs]]:
         """Stream the rows that succeeded, as `training_set` gives them, reading `size` rows at a time."""
         positive_integer(size, "size")
