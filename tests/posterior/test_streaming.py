@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Uniform
 
 import sbi_physics as sp
+from sbi_physics.models import scaling
 from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.pairs import training_pairs
@@ -55,6 +56,12 @@ def same(first, second):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_same_as_in_memory(name, path):
     same(*(ESTIMATORS[name](memory=memory).fit(path, seed=3, progress=False) for memory in (10**9, 1)))
+
+
+def test_scalings_of_many_parts_are_the_same(path, monkeypatch):
+    monkeypatch.setattr(scaling, "_NUMBERS_AT_ONCE", 600)
+    for name in ("npe", "nre"):
+        same(*(ESTIMATORS[name](memory=memory).fit(path, seed=3, progress=False) for memory in (10**9, 1)))
 
 
 def test_with_weights_and_from_several_files(path):
