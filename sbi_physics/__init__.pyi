@@ -31,6 +31,7 @@ from .posterior.sequential import TSNPE as TSNPE
 from .posterior.variational import VI as VI
 from .report.figures import corner as corner
 from .sampling.mcmc import mcmc as mcmc
+from .simulation.executable import ExecutableSimulator as ExecutableSimulator
 from .simulation.run import simulate as simulate
 from .store.simulations import Simulations as Simulations
 from .surrogate.surrogate import Surrogate as Surrogate

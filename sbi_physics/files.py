@@ -1,5 +1,6 @@
 """`save` and `load`: trained models as safetensors files that any later version can read, and no file runs code."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,20 @@ import torch
 from nflows.flows.base import Flow
 from torch import nn
 
-from sbi_physics.core.errors import StoreError, UsageError
+from sbi_physics.core.allocation import allocating_most
+from sbi_physics.core.errors import BudgetError, SBIPhysicsError, StoreError, UsageError
 from sbi_physics.posterior.files import KINDS, posterior_from
 from sbi_physics.store.models import read_model
+from sbi_physics.store.simulations import Simulations
 from sbi_physics.surrogate.files import surrogate_from
 from sbi_physics.surrogate.surrogate import Surrogate
 
 __all__ = ["load", "save"]
+
+# What building a model may allocate, all in all: its weights, their first values, and what those are made from.
+_LEAST_BYTES = 1 << 28
+_MOST_OF_FILE = 64
+_HDF5 = (".h5", ".hdf5")
 
 
 def save(obj: Any, path: str | Path) -> None:
@@ -33,16 +41,16 @@ def save(obj: Any, path: str | Path) -> None:
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     device: str | torch.device = "auto",
     flow: Flow | None = None,
     embedding: nn.Module | None = None,
 ) -> Any:
-    """Read a trained `Posterior` or `Surrogate`, as the file says, from a file.
+    """Read a trained `Posterior` or `Surrogate`, as the file says, from a file; or open files of simulations.
 
     Args:
-        path: the file.
+        path: the file; of simulations (``.h5``) also several, which are opened as one.
         device: where the model is to live.
         flow: a flow of the same structure, where a posterior was trained with one of the user's own.
         embedding: likewise an embedding network.
@@ -51,13 +59,31 @@ def load(
         StoreError: the file is missing, damaged, of another kind or of another version.
         UsageError: a network of the user's own is needed and was not handed in.
     """
+    if not isinstance(path, str | Path):
+        return Simulations.open_many(path)
+    if Path(path).suffix.lower() in _HDF5:
+        return Simulations.open(path)
     header, tensors = read_model(path)
-    if header["kind"] == Surrogate.KIND:
+    kind = header["kind"]
+    if kind == Surrogate.KIND:
         for name, network in (("flow", flow), ("embedding", embedding)):
             if network is not None:
                 raise UsageError(f"{path}: {name}: a surrogate is built without one of your own, expected None")
-        return surrogate_from(path, header, tensors, device)
-    if header["kind"] not in KINDS:
+    elif kind not in KINDS:
         kinds = " or ".join(map(repr, (*KINDS, Surrogate.KIND)))
-        raise StoreError(f"{path}: expected a file of kind {kinds}, got {header['kind']!r}")
-    return posterior_from(path, header, tensors, device=device, flow=flow, embedding=embedding)
+        raise StoreError(f"{path}: expected a file of kind {kinds}, got {kind!r}")
+    limit = _LEAST_BYTES + _MOST_OF_FILE * Path(path).stat().st_size
+    try:
+        with allocating_most(limit):
+            if kind == Surrogate.KIND:
+                return surrogate_from(path, header, tensors, device)
+            return posterior_from(path, header, tensors, device=device, flow=flow, embedding=embedding)
+    except (BudgetError, UsageError) as error:
+        if isinstance(error, UsageError) and (kind != Surrogate.KIND):
+            raise
+        raise StoreError(f"{path}: the header and the weights do not fit together: {error}") from error
+    except SBIPhysicsError:
+        raise
+    except Exception as error:  # whatever a header from a stranger leads to, it is one line that names the file
+        words = " ".join(str(error).split())[:300]
+        raise StoreError(f"{path}: the header or the weights are damaged: {type(error).__name__}: {words}") from error

@@ -11,7 +11,7 @@ __all__ = ["simulate"]
 
 
 def simulate(
-    simulator: Annotated[str, typer.Argument(help="A simulator's name, or path/file.py:Class.")],
+    simulator: Annotated[str, typer.Argument(help="A simulator's name, path/file.py:Class or path/program.toml.")],
     n: Annotated[int, typer.Option("-n", help="Number of simulations.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="HDF5 file to write.")],
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for a long run by default.")] = None,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sbi_physics.core.errors import StoreError
 
-__all__ = ["cores", "shipped"]
+__all__ = ["cores", "physical_memory", "shipped"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -29,3 +29,8 @@ def shipped(name: str) -> Path:
             there = ", ".join(sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()))
             raise StoreError(f"no shipped data file {name!r}; there are: {there}")
     raise StoreError("the shipped data folder is missing; install sbi-physics again")
+
+
+def physical_memory() -> int:
+    """Bytes of memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -11,12 +11,13 @@ Axes of an event whose entries are alike (time steps, members of a set, pixels) 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sbi_physics.core.errors import UsageError
+from sbi_physics.store.disk_rows import DiskRows
 
 __all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten"]
 
@@ -24,6 +25,7 @@ __all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten"]
 _EVENTS_PER_FEATURE = 20
 _SMALLEST_EIGENVALUE = 1e-8
 _FEATURES_AT_ONCE = 32
+_NUMBERS_AT_ONCE = 1 << 22
 
 
 class Scaling(nn.Module, ABC):
@@ -63,8 +65,13 @@ class Standardise(Scaling):
         self.register_buffer("mean", torch.zeros(kept))
         self.register_buffer("scale", torch.ones(kept))
 
-    def fit(self, data: Tensor) -> "Standardise":
+    def fit(self, data: Tensor | DiskRows) -> "Standardise":
         """Learn mean and scale from data ``(n, *shape)``; sums are in double precision, without what is missing."""
+        parts = _parts(data, self._shape.numel())
+        if len(parts) > 1:
+            self._learn_in_parts(parts)
+            return self
+        data = data[:]
         if len(self._shape) == 1 and not self.shared:
             # A few features after the other: all data in double precision take twice the memory of the data.
             for start in range(0, self._shape[0], _FEATURES_AT_ONCE):
@@ -86,6 +93,21 @@ class Standardise(Scaling):
         into_mean.copy_(mean)
         into_scale.copy_(torch.where(constant, 1.0, deviation))
 
+    def _learn_in_parts(self, parts: "_Parts") -> None:
+        """As `_learn`, in two passes."""
+        axes = (0, *(axis + 1 for axis in self.shared))
+
+        def total(of: Callable[[Tensor], Tensor]) -> Tensor:
+            sums = [torch.nan_to_num(of(part.double())).sum(axes, keepdim=True) for part in parts]
+            return torch.stack(sums).sum(0)
+
+        count = total(lambda wide: (~torch.isnan(wide)).double()).clamp(min=1)
+        mean = total(lambda wide: wide) / count
+        deviation = (total(lambda wide: (wide - mean) ** 2) / count).sqrt()[0]
+        constant = deviation <= 1e-12 * mean[0].abs().clamp(min=1e-30)
+        self.mean.copy_(mean[0])
+        self.scale.copy_(torch.where(constant, 1.0, deviation))
+
     @property
     def ladj(self) -> Tensor:
         """ln|d(output)/d(input)|, a scalar."""
@@ -98,6 +120,24 @@ class Standardise(Scaling):
     def inverse(self, data: Tensor) -> Tensor:
         """Undo `forward`."""
         return data * self.scale + self.mean
+
+
+class _Parts:
+    """Data in memory or on the disk, some rows at a time: the same rows either way, so that sums are the same."""
+
+    def __init__(self, data: Tensor | DiskRows, size: int) -> None:
+        self._data, self._size = data, size
+
+    def __len__(self) -> int:
+        return -(-len(self._data) // self._size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for start in range(0, len(self._data), self._size):
+            yield self._data[start : start + self._size]
+
+
+def _parts(data: Tensor | DiskRows, numbers: int) -> _Parts:
+    return _Parts(data, max(1, _NUMBERS_AT_ONCE // max(1, numbers)))
 
 
 def _moments(data: Tensor, present: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -124,14 +164,17 @@ class Whiten(Scaling):
         self.standardise = Standardise(shape)
         self.register_buffer("rotation", torch.eye(torch.Size(shape).numel()))
 
-    def fit(self, data: Tensor) -> "Whiten":
+    def fit(self, data: Tensor | DiskRows) -> "Whiten":
         """Learn means, scales and correlations from data ``(n, *shape)``, in double precision."""
         self.standardise.fit(data)
         if len(data) < _EVENTS_PER_FEATURE * len(self.rotation):
             return self
         mean, scale = self.standardise.mean.double(), self.standardise.scale.double()
-        flat = ((data.double() - mean) / scale).flatten(1)
-        eigenvalues, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+        product = torch.zeros(2 * (len(self.rotation),), dtype=torch.float64)
+        for part in _parts(data, len(self.rotation)):
+            flat = ((part.double() - mean) / scale).flatten(1)
+            product = flat.T @ flat + product.to(flat.device)
+        eigenvalues, vectors = torch.linalg.eigh(product / len(data))
         # A constant feature has no variance, and a linear combination may have none: those stay as they are.
         alive = eigenvalues > _SMALLEST_EIGENVALUE * eigenvalues.max()
         root = torch.where(alive, eigenvalues, 1.0).rsqrt()

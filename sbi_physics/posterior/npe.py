@@ -40,6 +40,7 @@ from sbi_physics.posterior.augmentation import (
 )
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.simulated import SimulatedCloud
+from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.density import train_density
 from sbi_physics.train.encoding import FLAT, check_embedding, choose_encoder
@@ -174,7 +175,9 @@ class NPE:
         began = time.monotonic()
         with seeded(derive(check_seed(seed), "encoder")):
             embedding = choose_encoder(self.embedding, theta_or_store, x)
-        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, encoder=embedding)
+        pairs = training_pairs(
+            self.parameters, theta_or_store, x, failed=failed, encoder=embedding, memory=self.config.memory
+        )
         fit = _Fit(self, pairs, embedding, x_obs, seed, progress)
         density, record, augmented = fit.best(
             self._augments(pairs, weights, isinstance(embedding, ResidualEncoder)),
@@ -197,10 +200,11 @@ class NPE:
     def _augments(self, pairs: TrainingPairs, weights: Any, plain_numbers: bool) -> bool:
         """Whether to try a fit with draws of a learned likelihood."""
         # Synthetic simulations have no weights, and none of them fails.
-        possible = weights is None and not pairs.failed
+        streamed = isinstance(pairs.x, DiskRows)
+        possible = weights is None and not pairs.failed and not streamed
         if self.augment is True and not possible:
-            raise UsageError("augment: expected simulations without weights and without failures")
-        wanted = plain_numbers and self.config.max_seconds is None and worth_trying(pairs.x)
+            raise UsageError("augment: expected simulations in memory, without weights and without failures")
+        wanted = plain_numbers and self.config.max_seconds is None and not streamed and worth_trying(pairs.x)
         return possible and (wanted if self.augment == "auto" else bool(self.augment))
 
 
@@ -323,8 +327,10 @@ class _Fit:
             ).fit_scaling(self.pairs.theta if theta is None else theta, self.pairs.x)
         return density.to(npe.device)
 
-    def _encoded(self, density: ConditionalDensity, theta: Tensor, x: Tensor) -> list[Tensor]:
+    def _encoded(self, density: ConditionalDensity, theta: Tensor, x: Tensor | DiskRows) -> list[Any]:
         encoded, _ = density.encode(theta.to(self.npe.device))
+        if isinstance(x, DiskRows):
+            return [encoded.detach(), x.to(self.npe.device).mapped(lambda rows: density.context_scaling(rows).detach())]
         return [encoded.detach(), density.context_scaling(x.to(self.npe.device)).detach()]
 
     def _train(self, density: ConditionalDensity, data: list[Tensor], kind: str, **options: Any) -> TrainingRecord:

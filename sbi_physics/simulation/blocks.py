@@ -3,15 +3,16 @@
 A run of n rows is cut into blocks whose size depends on n alone.  Block b draws its theta from the prior with the seed
 ``derive(seed, "theta", b)`` and is simulated in one call with ``derive(seed, "block", b)``.  When that call does not
 give good rows (it raises, hangs, dies, or returns the wrong number of rows), each row i of the run that lies in the
-block is simulated in a call of its own with ``derive(seed, "row", i)``, so that one bad row costs one row.  Nothing
-depends on which process makes a call, or when.
+block is simulated in a call of its own with ``derive(seed, "row", i)``, so that one bad row costs one row.  A simulator
+that reports the failures of rows itself (see `rowwise`) is called once.  Nothing depends on which process makes a call,
+or when.
 """
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.core.random import derive, seeded
+from sbi_physics.simulation.rowwise import RowResult, RowwiseSimulator
 from sbi_physics.store.layout import Header, Rows, Status
 
 __all__ = [
@@ -105,12 +107,16 @@ class Outcome:
         named: whether the simulator returned a dictionary.
         status: `Status.OK` where there is x, else what went wrong.
         error: one line that says so.
+        failed: of the rows that failed though the call did not, what went wrong; NaN in x.
+        seeds: of each row, where the rows have seeds of their own.
     """
 
     x: dict[str, NDArray[np.float32]] | None
     named: bool = False
     status: Status = Status.OK
     error: str = ""
+    failed: dict[int, tuple[Status, str]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
 
     @property
     def form(self) -> tuple[Any, ...]:
@@ -155,6 +161,8 @@ def call(simulator: Simulator, theta: NDArray[np.float32], seed: int) -> Outcome
     """Call the simulator for rows of theta ``(rows, P)``; whatever goes wrong is in the outcome."""
     try:
         with _streams(seed), torch.no_grad():
+            if isinstance(simulator, RowwiseSimulator):
+                return _outcome_of_rows(simulator.simulate_rows(torch.from_numpy(theta.copy()), seed=seed), len(theta))
             result = simulator(torch.from_numpy(theta.copy()), seed=seed)
         return _outcome(result, len(theta))
     except (Exception, SystemExit) as error:
@@ -178,40 +186,73 @@ def _outcome(result: Any, rows: int) -> Outcome:
     return Outcome(x, named)
 
 
-def _rows(theta: NDArray[np.float32], x: dict[str, Any], seeds: Any, status: Any, errors: dict[int, str]) -> Rows:
-    codes = np.asarray(status, dtype=np.uint8)
+def _outcome_of_rows(results: Sequence[RowResult], rows: int) -> Outcome:
+    if len(results) != rows:
+        raise ShapeError(f"the simulator gave {len(results)} results for {rows} rows")
+    outcomes = [_outcome_of_row(result) for result in results]
+    seeds = tuple(result.seed for result in results if result.seed is not None)
+    if len(seeds) not in (0, rows):
+        raise ShapeError(f"the simulator gave seeds for {len(seeds)} of {rows} rows")
+    if rows == 1 and outcomes[0].x is None:
+        return replace(outcomes[0], seeds=seeds)
+    form, x, failed = _merged(outcomes)
+    return Outcome(x, bool(form and form[0]), failed=failed, seeds=seeds)
+
+
+def _outcome_of_row(result: RowResult) -> Outcome:
+    if result.x is None:
+        status = Status.FAILED if result.status in (Status.OK, Status.NONFINITE) else result.status
+        return Outcome(None, status=status, error=" ".join(result.error.split()))
+    named = isinstance(result.x, Mapping)
+    outputs = result.x.items() if isinstance(result.x, Mapping) else [("x", result.x)]
+    x = {str(k): np.asarray(v)[None] for k, v in outputs}
+    return _outcome(x if named else x["x"], 1)
+
+
+def _merged(
+    outcomes: list[Outcome],
+) -> tuple[tuple[Any, ...] | None, dict[str, NDArray[np.float32]], dict[int, tuple[Status, str]]]:
+    """The form that most rows have, their outputs, and what went wrong with the other rows."""
+    forms = Counter(outcome.form for outcome in outcomes if outcome.x is not None)
+    form = forms.most_common(1)[0][0] if forms else None
+    shapes = dict(form[1:]) if form else {}
+    x = {name: np.full((len(outcomes), *shape), np.nan, dtype=np.float32) for name, shape in shapes.items()}
+    failed = {}
+    for i, outcome in enumerate(outcomes):
+        if outcome.x is None:
+            failed[i] = (outcome.status, outcome.error)
+        elif outcome.form != form:
+            failed[i] = (Status.FAILED, _other_form(outcome.form, form))
+        else:
+            for name in x:
+                x[name][i] = outcome.x[name][0]
+    return form, x, failed
+
+
+def _rows(
+    theta: NDArray[np.float32], x: dict[str, Any], seeds: Sequence[int], failed: dict[int, tuple[Status, str]]
+) -> Rows:
+    codes = np.zeros(len(theta), dtype=np.uint8)
+    for i, (status, _) in failed.items():
+        codes[i] = status
     for values in x.values():
         finite = np.isfinite(values.reshape(len(values), -1 if values.size else 0)).all(1)
         codes[(codes == Status.OK) & ~finite] = Status.NONFINITE
+    errors = {i: error for i, (_, error) in failed.items()}
     return Rows(theta, dict(sorted(x.items())), codes, np.asarray(seeds, dtype=np.uint64), errors)
 
 
 def block_of_call(theta: NDArray[np.float32], seed: int, outcome: Outcome) -> Block:
     """The rows of a block that one good call gave."""
-    n = len(theta)
-    rows = _rows(theta, outcome.x or {}, [seed] * n, [Status.OK] * n, {})
-    return Block(rows, outcome.form)
+    rows = _rows(theta, outcome.x or {}, outcome.seeds or [seed] * len(theta), outcome.failed)
+    return Block(rows, outcome.form if outcome.x else None)
 
 
 def block_of_rows(theta: NDArray[np.float32], seeds: list[int], outcomes: list[Outcome]) -> Block:
     """The rows of a block that was simulated row by row; rows whose outputs have another form than most have failed."""
-    forms = Counter(outcome.form for outcome in outcomes if outcome.x is not None)
-    form = forms.most_common(1)[0][0] if forms else None
-    shapes = dict(form[1:]) if form else {}
-    x = {name: np.full((len(theta), *shape), np.nan, dtype=np.float32) for name, shape in shapes.items()}
-    status, errors = [], {}
-    for i, outcome in enumerate(outcomes):
-        if outcome.x is None:
-            status.append(outcome.status)
-            errors[i] = outcome.error
-        elif outcome.form != form:
-            status.append(Status.FAILED)
-            errors[i] = _other_form(outcome.form, form)
-        else:
-            status.append(Status.OK)
-            for name in x:
-                x[name][i] = outcome.x[name][0]
-    return Block(_rows(theta, x, seeds, status, errors), form)
+    form, x, failed = _merged(outcomes)
+    own = [outcome.seeds[0] if outcome.seeds else seed for seed, outcome in zip(seeds, outcomes, strict=True)]
+    return Block(_rows(theta, x, own, failed), form)
 
 
 def _other_form(found: tuple[Any, ...], expected: tuple[Any, ...] | None) -> str:

@@ -12,6 +12,7 @@ through before it is taken up, so that it need not be flushed to the disk: where
 half minute may be missing or damaged, and are made again.
 """
 
+import dataclasses
 import fcntl
 import json
 import logging
@@ -19,6 +20,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -36,7 +38,16 @@ from sbi_physics.store.atomic import atomic_path
 from sbi_physics.store.layout import Header, Rows, Status
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["Identity", "Parts", "finished", "read_block", "whole_block", "write_block"]
+__all__ = [
+    "Identity",
+    "Parts",
+    "Progress",
+    "finished",
+    "progress_of",
+    "read_block",
+    "whole_block",
+    "write_block",
+]
 
 _log = logging.getLogger(__name__)
 _VISIBLE_SECONDS = 60.0
@@ -187,9 +198,8 @@ class Parts:
             except (ValueError, OSError) as error:
                 raise StoreError(f"{path}: cannot be read: {error}; remove {self.folder} to start anew") from error
             self.identity.check(there if isinstance(there, dict) else {}, self.folder)
-        elif any(self.folder.glob("block-*.h5")):
-            raise StoreError(f"{self.folder}: holds blocks of an unknown run; remove it to start anew")
         else:
+            self._check_blocks()
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(self.identity.to_dict(), sort_keys=True))
         self._remove("*.tmp")
@@ -214,6 +224,17 @@ class Parts:
                     "is it the same folder on all machines? Run again to make them anew"
                 )
             time.sleep(0.5)
+
+    def _check_blocks(self) -> None:
+        """Where run.json is lost, the blocks themselves say which run they are of."""
+        asked = self.identity.header(None)
+        for path in sorted(self.folder.glob("block-*.h5")):
+            try:
+                header = Simulations.open(path).header
+            except StoreError:
+                continue  # a damaged block is made again
+            if dataclasses.replace(header, named=asked.named, shapes=asked.shapes) != asked:
+                raise StoreError(f"{self.folder}: holds blocks of another run; remove it to start anew")
 
     def merge(self, advance: Advance) -> None:
         """Stream all blocks into the file of the run, telling `advance` how many rows are in it."""
@@ -245,6 +266,65 @@ class Parts:
 def parts_folder(out: Path) -> Path:
     """The folder of the run that makes `out`."""
     return out.with_name(out.name + ".parts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        rows: of the run.
+        done: rows in whole blocks.
+        counts: rows by status, of those.
+        running: whether a process works on it now.
+        identity: of the run, see `Identity`; empty where its file is lost.
+        blocks: the files of whole blocks, in order: files of simulations, which can be opened.
+    """
+
+    rows: int | None
+    done: int
+    counts: dict[str, int]
+    running: bool
+    identity: dict[str, Any]
+    blocks: tuple[Path, ...]
+
+
+def progress_of(out: Path) -> Progress:
+    """Look at the run that makes `out`, without disturbing it.
+
+    Raises:
+        StoreError: there is none in progress.
+    """
+    folder = parts_folder(out)
+    if not folder.is_dir():
+        raise StoreError(f"{out}: no such file, and no run that makes it")
+    identity: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / "run.json").read_text())
+        identity = found if isinstance(found, dict) else {}
+    counts, blocks = Counter({code.name.lower(): 0 for code in Status}), []
+    for path in sorted(folder.glob("block-*.h5")):
+        with suppress(StoreError):  # spoiled, or just gone as the run ended
+            counts.update(Simulations.open(path).counts())
+            blocks.append(path)
+    rows = identity.get("n")
+    n = rows if isinstance(rows, int) else None
+    return Progress(n, counts.total(), dict(counts), _held(folder / "lock"), identity, tuple(blocks))
+
+
+def _held(path: Path) -> bool:
+    """Whether a process holds a lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _lock(folder: Path) -> int:

@@ -1,7 +1,8 @@
 """From what the user names to a simulator.
 
 A simulator can be given as an object, as the name of an entry point of the group ``sbi_physics.simulators`` (which
-any package can add to), or as ``path/file.py:Name``.  What stands there may be the simulator, a class of simulators, or
+any package can add to), as ``path/file.toml`` that describes a program (see `executable`), or as
+``path/file.py:Name``.  What stands there may be the simulator, a class of simulators, or
 a function without arguments that makes one.  A file is loaded as a module with a name of its own, made from its path,
 which worker processes use to load it again.
 """
@@ -17,6 +18,7 @@ from typing import Any
 from sbi_physics.core.errors import SBIPhysicsError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.protocols import Simulator
+from sbi_physics.simulation.executable import ExecutableSimulator
 
 __all__ = ["available_simulators", "load_file", "resolve_simulator", "simulator_name", "user_files"]
 
@@ -33,7 +35,7 @@ def resolve_simulator(spec: Any) -> Simulator:
     """Return the simulator that `spec` names.
 
     Args:
-        spec: a simulator, the name of an installed one, or ``"path/file.py:Name"``.
+        spec: a simulator, the name of an installed one, ``"path/file.py:Name"``, or ``"path/program.toml"``.
 
     Raises:
         UsageError: there is nothing of that name, it cannot be loaded, or it is no simulator.
@@ -42,6 +44,8 @@ def resolve_simulator(spec: Any) -> Simulator:
         return _checked(
             spec, f"a {type(spec).__name__}" if not isinstance(spec, type) else f"the class {spec.__name__}"
         )
+    if spec.endswith(".toml"):
+        return ExecutableSimulator(spec)
     path, colon, name = spec.rpartition(":")
     if colon and path.endswith(".py"):
         module = load_file(Path(path), _module_name(Path(path)))
@@ -49,7 +53,7 @@ def resolve_simulator(spec: Any) -> Simulator:
     entries = [entry for entry in entry_points(group=_GROUP) if entry.name == spec]
     if not entries:
         names = ", ".join(available_simulators()) or "none installed"
-        raise UsageError(f"simulator: expected a name ({names}) or path/file.py:Class, got {spec!r}")
+        raise UsageError(f"simulator: expected a name ({names}), path/file.py:Class or path/program.toml, got {spec!r}")
     return _made(_loaded(entries[0]), spec)
 
 

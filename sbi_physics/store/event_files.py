@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, batch_of, same_length
 from sbi_physics.core.errors import ShapeError, StoreError, UsageError
 from sbi_physics.store.atomic import atomic_path
+from sbi_physics.store.layout import LIBVER, opened, read_dataset, write_text
 
 __all__ = ["EVENTS_VERSION", "read_events", "write_events", "write_lhe"]
 
@@ -33,12 +33,15 @@ def write_events(path: str | Path, arrays: Mapping[str, Tensor], attributes: Map
         StoreError: nothing can be written there.
     """
     same_length(**arrays)
-    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w", libver=LIBVER) as file:
         file.attrs["sbi_physics_events"] = EVENTS_VERSION
         for name, value in attributes.items():
-            file.attrs[name] = value
+            if isinstance(value, str):
+                write_text(file, name, value)
+            else:
+                file.attrs[name] = value
         for name, array in arrays.items():
-            file.create_dataset(name, data=array.numpy(), compression="gzip", compression_opts=1, shuffle=True)
+            file.create_dataset(name, data=array.numpy(), compression=1, shuffle=True, fletcher32=True)
 
 
 def read_events(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -47,20 +50,19 @@ def read_events(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         StoreError: the file is missing, damaged, of a newer version, or holds no events.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            version = file.attrs.get("sbi_physics_events")
-            if version is None:
-                raise StoreError(f"{path}: expected events of an integral, got another HDF5 file")
-            if int(version) > EVENTS_VERSION:
-                raise StoreError(f"{path}: expected version {EVENTS_VERSION} or older, got {int(version)}")
-            arrays = {name: torch.as_tensor(np.asarray(file[name])) for name in file}
-            attributes = {name: value for name, value in file.attrs.items() if name != "sbi_physics_events"}
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{path}: expected events, it cannot be read: {' '.join(str(error).split())}") from error
+    with opened(Path(path), "events of an integral") as file:
+        version = file.attrs.get("sbi_physics_events")
+        if version is None:
+            raise StoreError(f"{path}: expected events of an integral, got another HDF5 file")
+        if int(version) > EVENTS_VERSION:
+            raise StoreError(f"{path}: expected version {EVENTS_VERSION} or older, got {int(version)}")
+        arrays = {name: torch.as_tensor(read_dataset(file, name)) for name in file}
+        attributes = {name: _plain(value) for name, value in file.attrs.items() if name != "sbi_physics_events"}
     return arrays, attributes
+
+
+def _plain(value: Any) -> Any:
+    return bytes(value).decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def write_lhe(

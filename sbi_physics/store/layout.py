@@ -10,13 +10,14 @@ attributes         ``format``, ``schema``, ``header`` (JSON: parameters, simulat
 =================  ===========================================================================================
 
 Every data set carries checksums (Fletcher-32), and so does the structure around them (the format of HDF5 1.10), so
-that a flipped bit is an error and not a number.  Nothing in the file depends on the time or the place it was made:
-the same simulations are the same bytes.
+that a flipped bit is an error and not a number.  Text has a fixed length: that of variable length lies outside all
+checksums (schema 1 had such attributes, and is read).  Nothing in the file depends on the time or the place it was
+made: the same simulations are the same bytes.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -30,14 +31,35 @@ from numpy.typing import NDArray
 from sbi_physics.core.errors import SBIPhysicsError, StoreError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.store.careful import careful_file
+from sbi_physics.store.heaps import check_heaps
 
-__all__ = ["FORMAT", "SCHEMA", "Header", "Rows", "Status", "opened", "read_errors", "read_header", "read_rows", "write"]
+__all__ = [
+    "FORMAT",
+    "LIBVER",
+    "SCHEMA",
+    "Header",
+    "Rows",
+    "Status",
+    "opened",
+    "read_errors",
+    "read_header",
+    "read_rows",
+    "read_text",
+    "write",
+    "write_text",
+]
 
 FORMAT = "sbi_physics.simulations"
-SCHEMA = 1
+SCHEMA = 2
+LIBVER = ("v110", "v110")
+"""The format of HDF5 1.10, in which the structure around the data carries checksums, too."""
+
 _TEXT = h5py.string_dtype("utf-8", 300)
 _CHUNK_BYTES = 2**18
 _SLAB_BYTES = 2**23
+_LARGEST_CHUNK = 2**30
+# Deflate makes at most 1032 bytes of one.
+_MOST_SQUEEZED = 1100
 
 
 class Status(IntEnum):
@@ -167,13 +189,14 @@ def _slabs(blocks: Iterable[Rows]) -> Iterator[Rows]:
         held.append(block)
         size += block.theta.nbytes + sum(values.nbytes for values in block.x.values())
         if size >= _SLAB_BYTES:
-            yield _joined(held)
+            yield joined(held)
             held, size = [], 0
     if held:
-        yield _joined(held)
+        yield joined(held)
 
 
-def _joined(blocks: list[Rows]) -> Rows:
+def joined(blocks: Sequence[Rows]) -> Rows:
+    """Rows one after the other."""
     if len(blocks) == 1:
         return blocks[0]
     starts = np.cumsum([0, *map(len, blocks)])
@@ -199,6 +222,62 @@ def _create(file: h5py.File, name: str, n: int, shape: tuple[int, ...], dtype: s
     return file.create_dataset(name, full, dtype, chunks=chunk, fletcher32=True)
 
 
+def create_checked(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
+    """Write a whole array as a data set with checksums."""
+    if values.ndim and values.size:
+        group.create_dataset(name, data=values, chunks=True, fletcher32=True)
+    else:
+        group.create_dataset(name, data=values)
+
+
+def write_text(owner: h5py.Group, key: str, text: str) -> None:
+    """Write a text as an attribute of fixed length, which HDF5 keeps under a checksum."""
+    owner.attrs.create(key, text.encode(), dtype=h5py.string_dtype("utf-8", max(1, len(text.encode()))))
+
+
+def read_text(owner: h5py.Group, key: str) -> str | None:
+    """A text among the attributes, of fixed or variable length; None where there is none."""
+    text = owner.attrs.get(key)
+    if isinstance(text, bytes | np.bytes_):
+        return bytes(text).decode(errors="replace")
+    return text if isinstance(text, str) else None
+
+
+def find_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """A data set of the file itself, and no larger than the file can fill.
+
+    Raises:
+        StoreError: there is none; it is a link to something else, or lies in other files; or its header promises more
+            than is there, which reading it would first make room for.
+    """
+    path, found = group.file.filename, group.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise StoreError(f"{path}: the data set /{name} is missing")
+    parts = name.split("/")
+    links = [group.get("/".join(parts[: i + 1]), getlink=True) for i in range(len(parts))]
+    if found.external or found.is_virtual or not all(isinstance(link, h5py.HardLink) for link in links):
+        raise StoreError(f"{path}: /{name}: expected numbers in the file itself, got a link to others")
+    if found.shape is None or found.dtype.hasobject:
+        raise StoreError(f"{path}: /{name}: expected an array of numbers, got {found.dtype} of shape {found.shape}")
+    squeezed = _MOST_SQUEEZED if found.compression else 1
+    chunk = int(np.prod(found.chunks, dtype=np.float64)) * found.dtype.itemsize if found.chunks else 0
+    if found.size * found.dtype.itemsize > squeezed * found.id.get_storage_size() or chunk > _LARGEST_CHUNK:
+        raise StoreError(f"{path}: the file is damaged: /{name}: more numbers are promised than are there")
+    return found
+
+
+def read_dataset(group: h5py.Group, name: str) -> NDArray[Any]:
+    """Read a whole array of numbers.
+
+    Raises:
+        StoreError: there is something else.
+    """
+    found = find_dataset(group, name)
+    if found.dtype.kind not in "fiub":
+        raise StoreError(f"{group.file.filename}: /{name}: expected numbers, got {found.dtype}")
+    return np.asarray(found[()])
+
+
 def _append_errors(group: h5py.Group, errors: dict[int, str]) -> None:
     if not errors:
         return
@@ -216,17 +295,6 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_text(owner: h5py.Group, key: str, text: str) -> None:
-    """Write a text as an attribute of fixed length, which HDF5 keeps under a checksum."""
-    owner.attrs.create(key, text.encode(), dtype=h5py.string_dtype("utf-8", max(1, len(text.encode()))))
-
-
-def read_text(owner: h5py.Group, key: str) -> Any:
-    """A text among the attributes, of fixed or variable length; whatever else is there as it is."""
-    text = owner.attrs.get(key)
-    return bytes(text).decode(errors="replace") if isinstance(text, bytes | np.bytes_) else text
-
-
 @contextmanager
 def opened(path: Path, expected: str = f"simulations ({FORMAT})") -> Iterator[h5py.File]:
     """Open a file for reading; whatever HDF5 finds wrong, also in the block, is one `StoreError` naming the file.
@@ -242,11 +310,12 @@ def opened(path: Path, expected: str = f"simulations ({FORMAT})") -> Iterator[h5
             raise StoreError(f"{path}: the file is empty; expected {expected}")
         if not h5py.is_hdf5(path):
             raise StoreError(f"{path}: not an HDF5 file; expected {expected}")
+        check_heaps(path)
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except SBIPhysicsError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError) as error:
         raise StoreError(f"{path}: the file is damaged: {' '.join(str(error).split())}") from error
 
 
@@ -261,8 +330,7 @@ def read_header(file: h5py.File) -> tuple[Header, int]:
     header = _header_of(file)
     width = len(header.parameters)
     for name in ("theta", "status", "seed", "error/row", "error/text", *(f"x/{x}" for x in header.shapes)):
-        if not isinstance(file.get(name), h5py.Dataset):
-            raise StoreError(f"{path}: the data set /{name} is missing")
+        find_dataset(file, name)
     if file["theta"].ndim != 2:
         raise StoreError(f"{path}: /theta: expected shape (n, {width}), got {file['theta'].shape}")
     n = len(file["theta"])
@@ -298,15 +366,15 @@ def _check_format(file: h5py.File) -> None:
 
 
 def _header_of(file: h5py.File) -> Header:
-    text: Any = read_text(file, "header")
-    if not isinstance(text, str):
+    text = read_text(file, "header")
+    if text is None:
         raise StoreError(f"{file.filename}: the attribute 'header' is missing")
     if _digest(text) != read_text(file, "header_sha256"):
         raise StoreError(f"{file.filename}: the file is damaged: its header does not match its checksum")
     try:
         return Header.from_json(text)
-    except (KeyError, ValueError, TypeError, AttributeError, SBIPhysicsError) as error:
-        raise StoreError(f"{file.filename}: the header cannot be read: {error}") from error
+    except Exception as error:  # whatever the header of a stranger leads to
+        raise StoreError(f"{file.filename}: the header cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def read_rows(file: h5py.File, header: Header, rows: slice, *, checked: bool = True) -> Rows:
@@ -331,7 +399,9 @@ def read_rows(file: h5py.File, header: Header, rows: slice, *, checked: bool = T
 
 def read_errors(file: h5py.File) -> dict[int, str]:
     """Read the texts of errors by row from an opened file."""
-    rows, texts = file["error/row"][:], file["error/text"][:]
-    if rows.shape != texts.shape:
-        raise StoreError(f"{file.filename}: /error: expected as many rows as texts, got {rows.shape}, {texts.shape}")
+    found = find_dataset(file, "error/row"), find_dataset(file, "error/text")
+    shapes, kinds = [one.shape for one in found], [one.dtype.kind for one in found]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 1 or kinds != ["i", "S"]:
+        raise StoreError(f"{file.filename}: /error: expected as many rows as texts, got {shapes[0]} and {shapes[1]}")
+    rows, texts = (one[:] for one in found)
     return {int(row): bytes(text).decode(errors="replace") for row, text in zip(rows, texts, strict=True)}

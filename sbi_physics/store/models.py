@@ -3,14 +3,17 @@
 A safetensors file is a table of tensors and a table of texts; opening one runs no code, so that a file from a
 stranger is safe to open.  One text, ``header``, is JSON: ``format``, ``schema``, ``kind`` and whatever the kind of
 model needs to be built again (architecture, scaling, prior, names, units, provenance).  ``schema`` counts versions: a
-newer file than the package knows is refused, never half understood.
+newer file than the package knows is refused, never half understood.  ``sha256`` in it is the checksum of all else
+in the header and of all tensors, so that a flipped bit is an error and not another model; files of schema 1 have none.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,7 +24,8 @@ from sbi_physics.store.atomic import atomic_path
 __all__ = ["FORMAT", "SCHEMA", "read_model", "write_model"]
 
 FORMAT = "sbi_physics.model"
-SCHEMA = 1
+SCHEMA = 2
+_CHECKED_SINCE = 2
 
 
 def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -42,14 +46,16 @@ def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping
         raise UsageError(f"header: expected a kind, got {kind!r}")
     try:
         full = {**header, "format": FORMAT, "schema": SCHEMA}
-        text = json.dumps(full, sort_keys=True, allow_nan=False)
+        json.dumps(full, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(f"header: expected JSON types and finite numbers: {error}") from error
     # A copy of each: safetensors refuses tensors that share memory.
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sorted(tensors.items())}
     with atomic_path(path) as temporary:
         try:
-            save_file(own, temporary, metadata={"header": text})
+            full["sha256"] = _digest(full, own)
+            # One text: safetensors writes several in any order.
+            save_file(own, temporary, metadata={"header": json.dumps(full, sort_keys=True)})
         except SafetensorError as error:
             raise StoreError(f"{path}: cannot be written: {error}") from error
 
@@ -68,12 +74,24 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise StoreError(f"{path}: the file is empty; expected a model file ({FORMAT})")
         with safe_open(path, framework="pt") as file:
             header = _checked_header(path, (file.metadata() or {}).get("header"))
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        found = header.pop("sha256", None)
+        if header["schema"] >= _CHECKED_SINCE and found != _digest(header, tensors):
+            raise StoreError(f"{path}: the file is damaged: its content does not match its checksum")
+        return header, tensors
     except StoreError:
         raise
-    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         detail = " ".join(str(error).split())
         raise StoreError(f"{path}: damaged, or not a safetensors file; expected {FORMAT}: {detail}") from error
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _checked_header(path: Path, text: str | None) -> dict[str, Any]:

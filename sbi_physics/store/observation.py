@@ -7,7 +7,7 @@ import numpy as np
 
 from sbi_physics.core.errors import StoreError
 
-__all__ = ["read_array"]
+__all__ = ["read_array", "read_numbers"]
 
 
 def read_array(path: str | Path) -> np.ndarray[Any, Any]:
@@ -24,16 +24,25 @@ def read_array(path: str | Path) -> np.ndarray[Any, Any]:
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
-        lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
-        rows = [line for line in lines if line and not line[0].startswith("#")]
-        if rows and not _numbers(rows[0]):
-            rows = rows[1:]
-        values = np.array([[float(word) for word in row] for row in rows])
+        values = read_numbers(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, EOFError) as error:
         raise StoreError(f"{path}: expected an array of numbers in .npy, .csv or .txt: {error}") from error
     if not values.size:
         raise StoreError(f"{path}: expected an array of numbers, found none")
     return values[:, 0] if values.shape[1] == 1 else values[0] if len(values) == 1 else values
+
+
+def read_numbers(text: str) -> np.ndarray[Any, Any]:
+    """Numbers in lines ``(lines, k)``, between white space or commas; a first line of names and comments are skipped.
+
+    Raises:
+        ValueError: there is something else, or lines have different lengths.
+    """
+    lines = [line.replace(",", " ").split() for line in text.splitlines()]
+    rows = [line for line in lines if line and not line[0].startswith("#")]
+    if rows and not _numbers(rows[0]):
+        rows = rows[1:]
+    return np.array([[float(word) for word in row] for row in rows])
 
 
 def _numbers(words: list[str]) -> bool:

@@ -1,23 +1,26 @@
 """Sample files: named sets of draws in one HDF5 file.
 
 Each group is one `Samples`: a data set ``values`` ``(n, P)``, ``log_weights`` where the draws are weighted, and the
-attributes ``names``, ``units``, ``labels``.
+attributes ``names``, ``units``, ``labels``.  Data sets carry checksums, and attributes have text of fixed length, as in
+files of simulations.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
+import numpy as np
 import torch
 
-from sbi_physics.core.errors import StoreError
+from sbi_physics.core.errors import ShapeError, StoreError, UsageError
 from sbi_physics.core.samples import Samples
 from sbi_physics.store.atomic import atomic_path
+from sbi_physics.store.layout import LIBVER, create_checked, opened, read_dataset, read_text, write_text
 
 __all__ = ["read_samples", "write_samples"]
 
 FORMAT = "sbi_physics.samples"
-SCHEMA = 1
+SCHEMA = 2
 
 
 def write_samples(path: str | Path, samples: Mapping[str, Samples]) -> None:
@@ -26,15 +29,18 @@ def write_samples(path: str | Path, samples: Mapping[str, Samples]) -> None:
     Raises:
         StoreError: the file cannot be written.
     """
-    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"], file.attrs["schema"] = FORMAT, SCHEMA
+    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w", libver=LIBVER) as file:
+        write_text(file, "format", FORMAT)
+        file.attrs["schema"] = SCHEMA
         for name, one in samples.items():
             group = file.create_group(name)
-            group.create_dataset("values", data=one.to_numpy())
+            create_checked(group, "values", one.to_numpy())
             if one.log_weights is not None:
-                group.create_dataset("log_weights", data=one.log_weights.detach().cpu().numpy())
+                create_checked(group, "log_weights", one.log_weights.detach().cpu().numpy())
             for key, words in (("names", one.names), ("units", one.units), ("labels", one.labels)):
-                group.attrs[key] = list(words)
+                encoded = [word.encode() for word in words]
+                width = max(1, *map(len, encoded))
+                group.attrs.create(key, np.array(encoded, f"S{width}"), dtype=h5py.string_dtype("utf-8", width))
 
 
 def read_samples(path: str | Path) -> dict[str, Samples]:
@@ -44,22 +50,22 @@ def read_samples(path: str | Path) -> dict[str, Samples]:
         StoreError: the file is missing, damaged, of another format or of a newer version.
     """
     path = Path(path)
-    if not path.is_file():
-        raise StoreError(f"{path}: no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise StoreError(f"{path}: expected format {FORMAT!r}, got {file.attrs.get('format')!r}")
-            if int(file.attrs["schema"]) > SCHEMA:
-                raise StoreError(f"{path}: has schema {file.attrs['schema']}, this version reads up to {SCHEMA}")
+    with opened(path, f"samples ({FORMAT})") as file:
+        if (found := read_text(file, "format")) != FORMAT:
+            raise StoreError(f"{path}: expected format {FORMAT!r}, got {found!r}")
+        if int(file.attrs["schema"]) > SCHEMA:
+            raise StoreError(f"{path}: has schema {file.attrs['schema']}, this version reads up to {SCHEMA}")
+        try:
             return {name: _read_group(group) for name, group in file.items()}
-    except StoreError:
-        raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise StoreError(f"{path}: damaged, or not a sample file: {' '.join(str(error).split())}") from error
+        except (ShapeError, UsageError) as error:
+            raise StoreError(f"{path}: damaged, or not a sample file: {error}") from error
 
 
 def _read_group(group: h5py.Group) -> Samples:
-    names, units, labels = (tuple(map(str, group.attrs[key])) for key in ("names", "units", "labels"))
-    weights = torch.as_tensor(group["log_weights"][:]) if "log_weights" in group else None
-    return Samples(torch.as_tensor(group["values"][:]), names, units, labels, weights)
+    names, units, labels = (tuple(map(_word, group.attrs[key])) for key in ("names", "units", "labels"))
+    weights = torch.as_tensor(read_dataset(group, "log_weights")) if "log_weights" in group else None
+    return Samples(torch.as_tensor(read_dataset(group, "values")), names, units, labels, weights)
+
+
+def _word(word: str | bytes) -> str:
+    return word.decode(errors="replace") if isinstance(word, bytes) else str(word)

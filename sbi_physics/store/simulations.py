@@ -2,13 +2,14 @@
 
     simulations = sp.simulate("two_moons", 10_000, out="moons.h5")
     simulations = sp.Simulations.open("moons.h5")
+    simulations = sp.Simulations.open_many(["moons.h5", "more.h5"])
     theta, x = simulations.training_set()
 
 Opening reads the header and checks the structure; numbers are read when they are asked for, and checked then: their
 checksums, and that every row marked ok is finite.  `batches` streams a file that does not fit in memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.store import layout
 from sbi_physics.store.atomic import atomic_path
+from sbi_physics.store.combine import joined_header
 from sbi_physics.store.layout import Header, Rows, Status
 
 __all__ = ["Simulations"]
@@ -38,9 +40,18 @@ class Simulations:
         path: the file; None in memory.
     """
 
-    def __init__(self, header: Header, n: int, *, path: Path | None = None, rows: Rows | None = None) -> None:
+    def __init__(
+        self,
+        header: Header,
+        n: int,
+        *,
+        path: Path | None = None,
+        rows: Rows | None = None,
+        pieces: Sequence[tuple[Path, int]] = (),
+    ) -> None:
         self.header, self.path = header, path
         self._n, self._rows = n, rows
+        self._pieces = tuple(pieces) if path is None else ((path, n),)
         self._errors: dict[int, str] | None = None if rows is None else rows.errors
 
     @classmethod
@@ -54,6 +65,18 @@ class Simulations:
         with layout.opened(path) as file:
             header, n = layout.read_header(file)
         return cls(header, n, path=path)
+
+    @classmethod
+    def open_many(cls, paths: Iterable[str | Path]) -> "Simulations":
+        """Open several files as one, their rows in this order; they stay where they are.
+
+        Raises:
+            UsageError: there are none, or the same simulations come twice.
+            StoreError: a file cannot be read, or holds other parameters or outputs than the first.
+        """
+        files = [Path(path) for path in paths]
+        header, sizes = joined_header(files)
+        return cls(header, sum(sizes), pieces=list(zip(files, sizes, strict=True)))
 
     @classmethod
     def from_arrays(cls, theta: Any, x: Any, parameters: Parameters, *, simulator: str = "") -> "Simulations":
@@ -93,7 +116,8 @@ class Simulations:
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts().items() if count)
         shapes = ", ".join(f"{name} {shape}" for name, shape in self.header.shapes.items())
-        where = "in memory" if self.path is None else str(self.path)
+        where = "in memory" if self._rows is not None and not self._pieces else str(self.path)
+        where = f"{len(self._pieces)} files" if len(self._pieces) > 1 else where
         simulator = f"{self.header.simulator}: " if self.header.simulator else ""
         return (
             f"Simulations({simulator}{len(self)} rows ({counts}); theta ({len(self.parameters)},); {shapes}; {where})"
@@ -139,8 +163,11 @@ class Simulations:
     def errors(self) -> dict[int, str]:
         """What went wrong, by row, for the rows that have a text."""
         if self._errors is None:
-            with layout.opened(self._file()) as file:
-                self._errors = layout.read_errors(file)
+            self._errors, start = {}, 0
+            for path, n in self._pieces:
+                with layout.opened(path) as file:
+                    self._errors |= {start + row: text for row, text in layout.read_errors(file).items()}
+                start += n
         return dict(self._errors)
 
     def counts(self) -> dict[str, int]:
@@ -148,17 +175,37 @@ class Simulations:
         if self._rows is not None:
             status = self._rows.status
         else:
-            with layout.opened(self._file()) as file:
-                status = file["status"][:]
+            parts = []
+            for path, _ in self._pieces:
+                with layout.opened(path) as file:
+                    parts.append(layout.read_dataset(file, "status"))
+            status = np.concatenate(parts)
         return {code.name.lower(): int((status == code).sum()) for code in Status}
 
     def unkept(self) -> "Simulations":
         """The same simulations, which keep what they read from a file only as long as they live themselves."""
-        return self if self._rows is not None else Simulations(self.header, len(self), path=self.path)
+        return (
+            self
+            if not self._pieces or self._rows is not None
+            else Simulations(self.header, len(self), path=self.path, pieces=self._pieces)
+        )
 
     def training_set(self) -> tuple[Tensor, Outputs]:
         """The rows that succeeded: theta float32 ``(m, P)``, x float32 ``(m, *x_shape)`` or a dictionary of such."""
         return self._good(self._load())
+
+    def read(self, rows: slice) -> Rows:
+        """Read consecutive rows, whatever became of them, without the texts of errors."""
+        start, stop, _ = rows.indices(len(self))
+        part = slice(start, max(start, stop))
+        return self._read(part) if self._rows is None else _cut(self._rows, part)
+
+    @property
+    def streamed_bytes(self) -> int:
+        """What x takes in memory, where it is on the disk and has not been read; else 0."""
+        if self._rows is not None:
+            return 0
+        return 4 * len(self) * sum(int(np.prod(shape, dtype=np.int64)) for shape in self.header.shapes.values())
 
     def batches(self, size: int = 4096) -> Iterator[tuple[Tensor, Outputs]]:
         """Stream the rows that succeeded, as `training_set` gives them, reading `size` rows at a time."""
@@ -175,7 +222,7 @@ class Simulations:
             UsageError: `path` is the file that these simulations are read from.
         """
         path = Path(path)
-        if self.path is not None and path.exists() and path.samefile(self.path):
+        if path.exists() and any(path.samefile(own) for own, _ in self._pieces if own.exists()):
             raise UsageError(f"path: {path} is the file these simulations are read from")
         with atomic_path(path) as temporary:
             layout.write(temporary, self.header, len(self), self._blocks())
@@ -188,19 +235,21 @@ class Simulations:
             local = {row - start: text for row, text in errors.items() if rows.start <= row < rows.stop}
             yield Rows(block.theta, block.x, block.status, block.seed, local)
 
-    def _file(self) -> Path:
-        if self.path is None:
-            raise UsageError("these simulations are in memory, not in a file")
-        return self.path
-
     def _load(self) -> Rows:
         if self._rows is None:
             self._rows = self._read(slice(0, len(self)))
         return self._rows
 
     def _read(self, rows: slice) -> Rows:
-        with layout.opened(self._file()) as file:
-            return layout.read_rows(file, self.header, rows)
+        parts: list[Rows] = []
+        start = 0
+        for path, n in self._pieces:
+            own = slice(max(rows.start - start, 0), min(rows.stop - start, n))
+            if own.start < own.stop or (rows.start >= rows.stop and not parts):
+                with layout.opened(path) as file:
+                    parts.append(layout.read_rows(file, self.header, own))
+            start += n
+        return layout.joined(parts)
 
     def _outputs(self, rows: Rows) -> Outputs:
         tensors = {name: torch.from_numpy(values) for name, values in rows.x.items()}

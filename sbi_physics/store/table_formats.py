@@ -17,7 +17,7 @@ import numpy as np
 from sbi_physics.core.errors import SBIPhysicsError, StoreError
 from sbi_physics.store.layout import opened
 
-__all__ = ["READERS"]
+__all__ = ["READERS", "damage"]
 
 Columns = dict[str, Any]
 Choose = Callable[[Sequence[str]], list[str]]
@@ -52,13 +52,13 @@ def _pandas(group: h5py.Group, choose: Choose) -> Columns:
 
 
 def _npy(path: Path, choose: Choose, names: Sequence[str] | None, where: str | None) -> Columns:
-    with _damage(path):
+    with damage(path):
         return _array(path, np.load(path, mmap_mode="r", allow_pickle=False), choose, names)
 
 
 def _npz(path: Path, choose: Choose, names: Sequence[str] | None, where: str | None) -> Columns:
     # Opened here, as numpy leaves it open where the archive is damaged.
-    with _damage(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+    with damage(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         if where is not None and where not in archive.files:
             raise StoreError(f"{path}: there is no {where!r}; there are: {', '.join(archive.files)}")
         name = where if where is not None else (archive.files[0] if len(archive.files) == 1 else None)
@@ -84,7 +84,7 @@ def _array(path: Path, array: Any, choose: Choose, names: Sequence[str] | None) 
 
 
 def _csv(path: Path, choose: Choose, names: Sequence[str] | None, where: str | None) -> Columns:
-    with _damage(path):
+    with damage(path):
         with path.open(encoding="utf-8-sig", newline="") as stream:
             for line in stream:
                 if line.strip() and not line.lstrip().startswith("#"):
@@ -113,7 +113,7 @@ def _is_number(text: str) -> bool:
 
 def _parquet(path: Path, choose: Choose, names: Sequence[str] | None, where: str | None) -> Columns:
     parquet = _library(path, "pyarrow.parquet", "pyarrow")
-    with _damage(path):
+    with damage(path):
         file = parquet.ParquetFile(path)
         table = file.read(columns=choose(file.schema_arrow.names))
         return {name: table[name].to_numpy() for name in table.column_names}
@@ -121,7 +121,7 @@ def _parquet(path: Path, choose: Choose, names: Sequence[str] | None, where: str
 
 def _root(path: Path, choose: Choose, names: Sequence[str] | None, where: str | None) -> Columns:
     uproot = _library(path, "uproot", "uproot")
-    with _damage(path), uproot.open(path) as file:
+    with damage(path), uproot.open(path) as file:
         trees = sorted(
             {key for key, kind in file.classnames(cycle=False).items() if kind in ("TTree", "ROOT::RNTuple")}
         )
@@ -143,7 +143,7 @@ def _library(path: Path, module: str, package: str) -> Any:
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def damage(path: Path) -> Iterator[None]:
     """Whatever a library finds wrong with a file is one `StoreError` naming it."""
     try:
         yield

@@ -69,6 +69,7 @@ def read_table(
     *,
     names: Sequence[str] | None = None,
     where: str | None = None,
+    suffix: str | None = None,
 ) -> Table:
     """Read columns of a file of events; its suffix says the format.
 
@@ -78,6 +79,7 @@ def read_table(
         names: what to call the columns of a 2-D array, which has no names of its own.
         where: the data set or group of an HDF5 file, the array of an ``.npz`` or the tree of a ROOT file; need not be
             said where there is only one.
+        suffix: of the format, where that of the file does not say it.
 
     Returns:
         The columns as finite float64.
@@ -91,7 +93,7 @@ def read_table(
     for what, given in (("columns", columns), ("names", names)):
         if given is not None and (isinstance(given, str) or not given or len(set(given)) < len(given)):
             raise UsageError(f"{what}: expected a list of distinct names, got {given!r}")
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(suffix or path.suffix.lower())
     if reader is None:
         raise StoreError(f"{path}: expected a file that ends in {', '.join(READERS)}")
     if not path.is_file():

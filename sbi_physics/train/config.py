@@ -39,6 +39,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "patience": (_whole, "an integer of at least 1"),
     "max_seconds": (lambda v: v is None or _real(lambda v: v > 0)(v), "a number above 0, or None"),
     "checkpoint_seconds": (_real(lambda v: v >= 0), "a number of at least 0"),
+    "memory": (lambda v: v is None or _whole(v), "an integer of at least 1, or None"),
 }
 
 
@@ -64,6 +65,8 @@ class TrainConfig:
         patience: epochs without a better validation loss after which training stops.
         max_seconds: wall-clock budget; the best state so far is kept.
         checkpoint_seconds: time between checkpoints, where a path is given for them; 0 makes one after each epoch.
+        memory: bytes that the observables of a file of simulations may take in memory; larger ones are streamed from
+            the disk by estimators that can (`sbi_physics.train.pairs`).  None for an eighth of the machine's memory.
 
     Raises:
         UsageError: a setting has a value that it does not take.
@@ -83,6 +86,7 @@ class TrainConfig:
     patience: int = 20
     max_seconds: float | None = None
     checkpoint_seconds: float = 30.0
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, RULES)

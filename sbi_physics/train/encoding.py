@@ -56,7 +56,7 @@ def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice
         return copy.deepcopy(embedding)
     if isinstance(theta_or_store, str | Path):
         theta_or_store = Simulations.open(theta_or_store)
-    data = theta_or_store.x if isinstance(theta_or_store, Simulations) else x
+    data = _first_row(theta_or_store) if isinstance(theta_or_store, Simulations) else x
     if data is None or (embedding is None and isinstance(data, Mapping)):
         return None  # which will be refused, with the reason
     if embedding is None or isinstance(embedding, str):
@@ -67,6 +67,12 @@ def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice
         raise UsageError(f"embedding: expected named observations {', '.join(embedding)} in x, got a single array")
     shapes = {name: tuple(torch.as_tensor(data[name]).shape[1:]) for name in embedding if name in data}
     return NamedEncoders(shapes, copy.deepcopy(dict(embedding)))
+
+
+def _first_row(store: Simulations) -> Any:
+    """What x looks like."""
+    x = store.read(slice(0, 1)).x
+    return x if store.header.named else x["x"]
 
 
 def accepts_missing(encoder: EncoderChoice) -> bool:

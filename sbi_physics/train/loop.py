@@ -10,7 +10,7 @@ that is not finite.  The objective is sum(w * loss) / sum(w).
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sbi_physics.core.errors import ShapeError, TrainingError, UsageError
 from sbi_physics.core.progress import Advance, progress_bar
 from sbi_physics.core.random import derive, seeded
+from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.parallel import Processes
 from sbi_physics.train.split import Split, identity_of, split_events
@@ -105,6 +106,7 @@ def train(
     device = parameters[0].device
     split = split_events(data, weights, config, seed, device, validation)
     path = Path(checkpoint) if checkpoint is not None else None
+    on_disk = any(isinstance(tensor, DiskRows) for tensor in split.train)
     identity = {**identity_of(model, split, config, seed), "copies": copies} if path else {}
     processes = Processes.found(device)
     state = TrainingState.begin(model, config)
@@ -114,7 +116,7 @@ def train(
         if path and path.exists():
             state.resume(path, identity)
         gradient = _augmented(gradient or _differentiate(loss), augment)
-        step = Step(state, gradient, split, config, processes, copies=copies, graphed=graphed)
+        step = Step(state, gradient, split, config, processes, copies=copies, graphed=graphed and not on_disk)
         run = _Run(state, loss, step, split, config, processes, seed, copies, steps_before)
         first = processes.rank == 0
         with progress_bar(config.epochs, description, enabled=progress and first) as advance:
@@ -174,7 +176,7 @@ def _epoch(run: _Run) -> float:
     with seeded(derive(run.seed, "epoch", state.epoch), device):
         # The remainder of a shuffled epoch is dropped: steps of equal size, and every event comes up in the long run.
         orders = [torch.randperm(events, device=device)[: steps * batch].view(steps, batch) for _ in range(run.copies)]
-        for rows in torch.cat(orders, dim=1):
+        for rows in _read_ahead(run.split.train, torch.cat(orders, dim=1)):
             # The first steps are far from the end point: a bias-corrected decay forgets them.
             done = run.steps_before + state.step
             decay = min(config.ema, (2 + done) / (11 + done))
@@ -187,6 +189,15 @@ def _epoch(run: _Run) -> float:
             f"the data, or lower the learning rate (now {config.learning_rate:g})"
         )
     return mean
+
+
+def _read_ahead(data: Sequence[Tensor | DiskRows], order: Tensor) -> Iterator[Tensor]:
+    """The rows of each step, whose events are read while those before them are trained on."""
+    with ExitStack() as stack:
+        for rows in data:
+            if isinstance(rows, DiskRows):
+                stack.enter_context(rows.expect(order))
+        yield from order
 
 
 def _differentiate(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -5,18 +5,21 @@ are no draws from the prior any more.  For a posterior network that is no harm, 
 what it learns from them; a likelihood or a ratio must be multiplied by the probability p(success | theta).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, batch_of, finite, known_keys, same_length
 from sbi_physics.core.errors import NonFiniteError, ShapeError, SimulationError, UsageError
 from sbi_physics.core.parameters import Parameters
+from sbi_physics.core.resources import physical_memory
 from sbi_physics.core.validity import valid_rows
+from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.store.layout import Status
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.train.encoding import EncoderChoice, accepts_missing, packing_of
@@ -26,6 +29,9 @@ __all__ = ["Failed", "TrainingPairs", "observables", "training_pairs"]
 Failed = Literal["refuse", "correct"]
 
 _MINIMUM_PAIRS = 10
+_SHARE_IN_MEMORY = 8
+_READ_BYTES = 1 << 25
+_LEAST_RESIDENT, _MOST_RESIDENT = 1 << 24, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,13 @@ class TrainingPairs:
 
     Attributes:
         theta: of the simulations that succeeded, ``(N, P)`` float32, inside the prior.
-        x: ``(N, *x_shape)`` float32, finite.
+        x: ``(N, *x_shape)`` float32, finite: a tensor, or `DiskRows` where it is streamed.
         attempted: theta of all simulations, ``(M, P)``.
         success: which of those succeeded, boolean ``(M,)``.
     """
 
     theta: Tensor
-    x: Tensor
+    x: Any
     attempted: Tensor
     success: Tensor
 
@@ -64,6 +70,7 @@ def training_pairs(
     *,
     failed: Failed = "refuse",
     encoder: EncoderChoice = None,
+    memory: int | None = -1,
 ) -> TrainingPairs:
     """Check what `fit` is given.
 
@@ -75,6 +82,8 @@ def training_pairs(
             the others, and accounts for it.
         encoder: what the observations go through; it says how named ones are packed, and whether NaN marks entries
             that are missing rather than simulations that failed.
+        memory: bytes that x of a file may take in memory, see `TrainConfig`; -1 for no limit, where the estimator
+            cannot stream.
 
     Raises:
         UsageError: x is missing, or handed in beside a store.
@@ -87,6 +96,8 @@ def training_pairs(
     if isinstance(theta_or_store, str | Path):
         theta_or_store = Simulations.open(theta_or_store)
     stored = isinstance(theta_or_store, Simulations)
+    if stored and x is None and memory != -1 and _stays_on_disk(theta_or_store, memory):
+        return _streamed(parameters, theta_or_store, failed, encoder, memory)
     if stored:
         where = f"{theta_or_store.path}: " if theta_or_store.path is not None else ""
         theta_or_store, x, gave = _of_store(theta_or_store, parameters, x, where)
@@ -112,15 +123,58 @@ def training_pairs(
     return TrainingPairs(theta, values.to(torch.float32), theta, success)
 
 
-def _of_store(store: Simulations, parameters: Parameters, x: Any, where: str) -> tuple[Tensor, Any, Tensor]:
-    """Theta, x, and whether each row gave any outputs."""
-    if x is not None:
-        raise UsageError("x: expected None beside a simulation store, which holds x itself")
+def _limit(memory: int | None) -> int:
+    return physical_memory() // _SHARE_IN_MEMORY if memory is None else memory
+
+
+def _stays_on_disk(store: Simulations, memory: int | None) -> bool:
+    """Whether x is too large for memory, and one plain array."""
+    return not store.header.named and store.streamed_bytes > _limit(memory)
+
+
+def _streamed(
+    parameters: Parameters, store: Simulations, failed: Failed, encoder: EncoderChoice, memory: int | None
+) -> TrainingPairs:
+    """As `training_pairs`, with x in a scratch file of the rows that succeeded, read once through."""
+    where = f"{store.path}: " if store.path is not None else ""
+    _check_names(store, parameters, where)
+    thetas, successes = [], []
+    shape = store.header.shapes["x"] or (1,)
+    size = max(1, _READ_BYTES // (4 * torch.Size(shape).numel()))
+
+    def good_rows() -> Iterator[Tensor]:
+        for start in range(0, len(store), size):
+            rows = store.read(slice(start, start + size))
+            values = observables(torch.from_numpy(rows.x["x"]), encoder, where)
+            gave = torch.from_numpy(np.isin(rows.status, (Status.OK, Status.NONFINITE)))
+            thetas.append(torch.from_numpy(rows.theta))
+            successes.append(valid_rows(values, missing=accepts_missing(encoder)) & gave)
+            if failed == "refuse" and not bool(successes[-1].all()):
+                raise SimulationError(f"{where}{_refusal(successes[-1], start)}")
+            yield values[successes[-1]]
+
+    resident = min(max(_limit(memory) // 2, _LEAST_RESIDENT), _MOST_RESIDENT)
+    x = DiskRows.write(good_rows(), shape, memory=resident)
+    attempted, success = finite(torch.cat(thetas), f"{where}theta"), torch.cat(successes)
+    if len(x) < _MINIMUM_PAIRS:
+        raise ShapeError(f"{where}theta: expected at least {_MINIMUM_PAIRS} simulations, got {len(x)}")
+    parameters.check_within(attempted, f"{where}theta")
+    return TrainingPairs(attempted[success], x, attempted, success)
+
+
+def _check_names(store: Simulations, parameters: Parameters, where: str) -> None:
     if store.parameters.names != parameters.names:
         raise UsageError(
             f"{where}the simulations are of the parameters {', '.join(store.parameters.names)}; "
             f"expected {', '.join(parameters.names)}"
         )
+
+
+def _of_store(store: Simulations, parameters: Parameters, x: Any, where: str) -> tuple[Tensor, Any, Tensor]:
+    """Theta, x, and whether each row gave any outputs."""
+    if x is not None:
+        raise UsageError("x: expected None beside a simulation store, which holds x itself")
+    _check_names(store, parameters, where)
     read = store.unkept()
     return read.theta, read.x, read.ok | (read.status == int(Status.NONFINITE))
 
@@ -149,9 +203,9 @@ def observables(x: Any, encoder: EncoderChoice, where: str) -> Tensor:
     return values
 
 
-def _refusal(success: Tensor) -> str:
+def _refusal(success: Tensor, start: int = 0) -> str:
     bad = int((~success).sum())
-    first = int(torch.nonzero(~success)[0, 0])
+    first = start + int(torch.nonzero(~success)[0, 0])
     return (
         f"{bad} of {len(success)} simulations failed or are not finite (first in row {first}); leaving them out "
         "changes what is learned where failing depends on theta: repair them, or say failed='correct' to train on the "

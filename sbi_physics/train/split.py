@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from sbi_physics.core.checks import as_tensor, finite, same_length
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import derive, seeded
+from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.train.adversarial_config import AdversarialConfig
 from sbi_physics.train.config import TrainConfig
+
+_ROWS_AT_ONCE = 1 << 14
 
 __all__ = ["Split", "held_out_rows", "identity_of", "split_events"]
 
@@ -63,7 +66,7 @@ def split_events(
         return Split([t.to(device) for t in data], [t.to(device) for t in validation], None, None)
     rows, validation_rows = held_out_rows(events, config.validation_fraction, seed)
     on_device = [tensor.to(device) for tensor in data]
-    parts = [[t[r.to(device)] for t in on_device] for r in (rows, validation_rows)]
+    parts = [[_taken(t, r) for t in on_device] for r in (rows, validation_rows)]
     if weights is None:
         return Split(parts[0], parts[1], None, None)
     weights = finite(as_tensor(weights, "weights"), "weights").to(device)
@@ -76,9 +79,13 @@ def split_events(
     return Split(parts[0], parts[1], *(w / w.mean() for w in scaled))
 
 
+def _taken(tensor: Tensor | DiskRows, rows: Tensor) -> Any:
+    return tensor.subset(rows) if isinstance(tensor, DiskRows) else tensor[rows.to(tensor.device)]
+
+
 def identity_of(model: nn.Module, split: Split, config: TrainConfig | AdversarialConfig, seed: int) -> dict[str, Any]:
     """What must agree for a checkpoint to be taken up: settings, seed, shapes, the data themselves and the weights."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("max_seconds", "checkpoint_seconds")}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("max_seconds", "checkpoint_seconds", "memory")}
     shapes = {f"shape of {name}": list(value.shape) for name, value in model.state_dict().items()}
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     weights = [w for w in (split.train_weights, split.validation_weights) if w is not None]
@@ -96,5 +103,6 @@ def _digest(tensors: Sequence[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for part in tensor.chunks(_ROWS_AT_ONCE) if isinstance(tensor, DiskRows) else [tensor]:
+            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -62,8 +62,8 @@ def test_compare(folder, result, tmp_path):
     with h5py.File(out / "samples.h5") as file:
         for name in ("npe", "corrected", "mcmc"):
             assert file[name]["values"].shape == (60, 2)
-            assert list(file[name].attrs["names"]) == ["theta_0", "theta_1"]
-            assert list(file[name].attrs["units"]) == ["", ""]
+            assert list(file[name].attrs["names"].astype(str)) == ["theta_0", "theta_1"]
+            assert list(file[name].attrs["units"].astype(str)) == ["", ""]
     assert (out / "corner.png").is_file()
 
 

@@ -14,6 +14,7 @@ NAMES = [
     "ConfidenceSets",
     "ConvergenceError",
     "Estimate",
+    "ExecutableSimulator",
     "ModelComparison",
     "NLE",
     "NPE",

@@ -8,7 +8,7 @@ from torch import nn
 
 import sbi_physics as sp
 from sbi_physics.models.flows.build import build_flow
-from sbi_physics.store.models import read_model, write_model
+from sbi_physics.store.models import SCHEMA, read_model, write_model
 
 X_OBS = torch.tensor([0.3, -0.2])
 
@@ -132,7 +132,7 @@ def changed(**changes):
             else:
                 header[name] = value(header[name]) if callable(value) else value
         schema = header.pop("schema")
-        if schema == 1:
+        if schema == SCHEMA:
             write_model(path, tensors, header)
         else:
             save_file(tensors, path, metadata={"header": json.dumps({**header, "schema": schema})})
@@ -157,7 +157,7 @@ DAMAGES = {
         changed(kind="map"),
         "expected a file of kind 'posterior' or 'likelihood' or 'surrogate', got 'map'",
     ),
-    "other version": (changed(schema=99), "has schema 99, this version reads up to 1; upgrade sbi-physics"),
+    "other version": (changed(schema=99), "has schema 99, this version reads up to 2; upgrade sbi-physics"),
     "no parameters": (changed(parameters=None), "the header is damaged"),
     "no provenance": (changed(provenance=None), "the header is damaged"),
     "odd provenance": (changed(provenance=3), "the header is damaged"),

@@ -25,7 +25,7 @@ def test_installed_simulators_are_listed():
     [
         (
             "nothing_of_that_name",
-            r"expected a name \(.*two_moons.*\) or path/file.py:Class, got 'nothing_of_that_name'",
+            r"expected a name \(.*two_moons.*\), path/file.py:Class or path/program.toml, got 'nothing_of_that_name'",
         ),
         ("missing.py:Good", "no such file"),
         ("{file}:Nothing", "has no 'Nothing'; it defines: .*Good"),

@@ -21,7 +21,7 @@ def path(tmp_path):
 
 def test_write_and_read_are_inverse(path):
     header, tensors = read_model(path)
-    assert header == {**HEADER, "format": "sbi_physics.model", "schema": 1}
+    assert header == {**HEADER, "format": "sbi_physics.model", "schema": 2}
     assert torch.equal(tensors["weight"], torch.arange(6.0).reshape(2, 3))
     assert torch.equal(tensors["view"], tensors["weight"].T)
     assert tensors["empty"].shape == (0,)
@@ -64,7 +64,7 @@ DAMAGES = {
         "NaN is no number",
     ),
     "other format": (header_with(format="x"), "expected format 'sbi_physics.model', got 'x'"),
-    "newer": (header_with(schema=7), "has schema 7, this version reads up to 1; upgrade sbi-physics"),
+    "newer": (header_with(schema=7), "has schema 7, this version reads up to 2; upgrade sbi-physics"),
     "no schema": (header_with(schema=None), "expected a schema number, got None"),
     "no kind": (header_with(kind=None), "expected a kind of model"),
 }

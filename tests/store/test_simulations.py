@@ -103,7 +103,7 @@ DAMAGES = {
     ),
     "newer": (
         edit(lambda file: file.attrs.__setitem__("schema", 7)),
-        "has schema 7, this version reads up to 1; upgrade",
+        "has schema 7, this version reads up to 2; upgrade",
     ),
     "schema": (edit(lambda file: file.attrs.__setitem__("schema", "one")), "expected a schema number"),
     "header": (edit(lambda file: file.attrs.__setitem__("header", "{}")), "header does not match its checksum"),

@@ -1,0 +1,129 @@
+"""Training on more simulations than memory holds.
+
+Claim: a fit of NPE on a file of 6 GB (4 million rows of 368 numbers) peaks below 1.5 GB of resident memory, and an
+epoch that streams costs at most 1.3 times one in memory, on a file of 0.1 GB where both fit.  The price is a scratch
+file as large as x.  Peaks are those of a process of its own (the high-water mark of resident memory); an epoch is the
+difference between fits of several epochs and of one, the best of some turns that alternate.
+
+    python -m benchmarks.store.streaming [--gigabytes 6] [--folder FOLDER]
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributions import Uniform
+
+import sbi_physics as sp
+from benchmarks.machine import describe_machine, write_result
+from sbi_physics.store import layout
+from sbi_physics.store.layout import Header, Rows
+from sbi_physics.train.config import TrainConfig
+
+NAME = "store_streaming"
+WIDTH, PARAMETERS, BLOCK = 368, 4, 16384
+SMALL_ROWS = 60_000
+TURNS = 3
+EPOCHS = 5
+IN_MEMORY, STREAMED = 10**12, 1
+
+
+def prior() -> sp.Parameters:
+    return sp.Parameters([sp.Parameter(f"theta_{i}", Uniform(-1.0, 1.0)) for i in range(PARAMETERS)])
+
+
+def make(path: Path, rows: int) -> None:
+    """A file of noisy linear functions of the parameters."""
+    design = np.random.default_rng(0).normal(size=(PARAMETERS, WIDTH)).astype("f4")
+
+    def blocks() -> Iterator[Rows]:
+        for start in range(0, rows, BLOCK):
+            n = min(BLOCK, rows - start)
+            random = np.random.default_rng([1, start])
+            theta = random.uniform(-1, 1, (n, PARAMETERS)).astype("f4")
+            x = theta @ design + random.standard_normal((n, WIDTH), dtype="f4")
+            yield Rows(theta, {"x": x}, np.zeros(n, "u1"), np.full(n, start + 1, "u8"))
+
+    layout.write(path, Header(prior(), "lines", block_size=BLOCK, shapes={"x": (WIDTH,)}), rows, blocks())
+
+
+def fit(path: Path, epochs: int, memory: int, batch: int) -> float:
+    """Seconds of a fit."""
+    config = TrainConfig(epochs=epochs, memory=memory, batch_size=batch)
+    began = time.perf_counter()
+    sp.NPE(prior(), "mixture", embedding="residual", augment=False, config=config).fit(path, progress=False)
+    return time.perf_counter() - began
+
+
+def in_a_process(path: Path, epochs: int, memory: int, batch: int) -> dict[str, float]:
+    """Seconds and peak of a fit in a process of its own."""
+    words = [str(path), str(epochs), str(memory), str(batch)]
+    done = subprocess.run([sys.executable, "-m", __spec__.name, "--fit", *words], capture_output=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def epochs_of(path: Path) -> dict[str, Any]:
+    """Seconds of an epoch, in memory and streamed."""
+    seconds: dict[int, list[float]] = {IN_MEMORY: [], STREAMED: []}
+    for turn in range(TURNS):
+        for memory in (IN_MEMORY, STREAMED) if turn % 2 else (STREAMED, IN_MEMORY):
+            short, long = (fit(path, epochs, memory, 512) for epochs in (1, EPOCHS))
+            seconds[memory].append((long - short) / (EPOCHS - 1))
+            print(memory, seconds[memory][-1], flush=True)
+    best = {memory: min(found) for memory, found in seconds.items()}
+    return {
+        "rows": SMALL_ROWS,
+        "epoch_in_memory_s": best[IN_MEMORY],
+        "epoch_streamed_s": best[STREAMED],
+        "ratio": best[STREAMED] / best[IN_MEMORY],
+        "turns": {"in_memory": seconds[IN_MEMORY], "streamed": seconds[STREAMED]},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=6.0)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--fit", nargs=4, default=None, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.fit:
+        path, *numbers = chosen.fit
+        seconds = fit(Path(path), *map(int, numbers))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+        return
+    rows = int(chosen.gigabytes * 1e9 / (4 * (WIDTH + PARAMETERS)))
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        free = shutil.disk_usage(folder).free
+        if free < 2.5e9 * chosen.gigabytes:
+            sys.exit(f"{folder}: {free / 1e9:.1f} GB free, {2.5 * chosen.gigabytes:.1f} GB needed")
+        small = Path(folder) / "small.h5"
+        make(small, SMALL_ROWS)
+        epochs = epochs_of(small)
+        small.unlink()
+        large = Path(folder) / "large.h5"
+        began = time.perf_counter()
+        make(large, rows)
+        made = time.perf_counter() - began
+        result = in_a_process(large, 1, STREAMED, 4096)
+        size = large.stat().st_size
+    whole = {"rows": rows, "bytes": size, "written_s": made, "fit_of_one_epoch_s": result["seconds"]}
+    whole["peak_resident_mb"] = result["peak_mb"]
+    print(epochs, whole)
+    write_result(NAME, {"machine": describe_machine("h5py"), "epochs": epochs, "large": whole})
+
+
+if __name__ == "__main__":
+    main()

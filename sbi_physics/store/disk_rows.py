@@ -1,0 +1,194 @@
+"""`DiskRows`: rows of numbers that stay on the disk and are read when a batch asks for them.
+
+They lie in a scratch file without a name, row after row in single precision, so that any order of rows can be read, as
+a shuffled epoch does; when the process ends, however it does, the file is gone.  It is mapped into memory, and pages
+that batches have touched are given back to the operating system before they exceed a limit; what the system keeps of
+them in its cache is not the process's.  Where the order is known beforehand (`expect`) a thread reads the next batches
+while the present one is computed with.
+"""
+
+import mmap
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_physics.core.errors import ShapeError, StoreError
+
+__all__ = ["DiskRows"]
+
+_AHEAD = 3
+_CPU = torch.device("cpu")
+_AROUND = 1 << 16
+"""Bytes that the operating system maps around one that is touched."""
+
+
+class _Scratch:
+    """The file, mapped."""
+
+    def __init__(self, file: Any, shape: tuple[int, ...], memory: int) -> None:
+        size = int(np.prod(shape, dtype=np.int64))
+        self._map = mmap.mmap(file.fileno(), 4 * size, access=mmap.ACCESS_COPY)
+        self._map.madvise(mmap.MADV_RANDOM)
+        self._rows = torch.from_numpy(np.frombuffer(self._map, np.float32, size).reshape(shape))
+        self._memory, self._touched = memory, 0
+        self._row_bytes = 4 * size // shape[0]
+
+    def read(self, rows: Tensor | slice) -> Tensor:
+        if isinstance(rows, slice):
+            found = self._rows[rows].clone()
+            self._touch(len(found) * self._row_bytes)
+            return found
+        parts = []
+        most = max(1, self._memory // (self._row_bytes + _AROUND))
+        for part in rows.split(most):
+            parts.append(self._rows.index_select(0, part))
+            self._touch(len(part) * (self._row_bytes + _AROUND))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _touch(self, size: int) -> None:
+        self._touched += size
+        if self._touched > self._memory:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+
+
+@dataclass
+class DiskRows:
+    """Rows ``(n, *event_shape)`` on the disk, for what indexes a tensor by rows.
+
+    Use `DiskRows.write`.
+
+    Attributes:
+        shape: ``(n, *event_shape)``.
+        device: where what is read goes.
+    """
+
+    _scratch: _Scratch
+    shape: torch.Size
+    device: torch.device = _CPU
+    _index: Tensor | None = None
+    _transform: Callable[[Tensor], Tensor] | None = None
+    _waiting: deque[tuple[Tensor, Future[Tensor]]] = field(default_factory=deque, repr=False)
+    dtype = torch.float32
+
+    @classmethod
+    def write(
+        cls, blocks: Iterable[Tensor], event_shape: Sequence[int], *, memory: int, folder: str | Path | None = None
+    ) -> "DiskRows":
+        """Write rows ``(m, *event_shape)``, block by block.
+
+        Args:
+            blocks: the rows in order.
+            event_shape: of one row.
+            memory: bytes of the process that rows may take while they are read.
+            folder: where the scratch file is; the place of temporary files where None.
+
+        Raises:
+            StoreError: nothing, or not so much, can be written there.
+            ShapeError: there are no rows.
+        """
+        n = 0
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                for block in blocks:
+                    file.write(np.ascontiguousarray(block.numpy(), dtype=np.float32).data)
+                    n += len(block)
+                file.flush()
+                shape = torch.Size((n, *event_shape))
+                if not shape.numel():
+                    raise ShapeError(f"rows on the disk: expected numbers, got shape {tuple(shape)}")
+                return cls(_Scratch(file, tuple(shape), memory), shape)
+        except OSError as error:
+            where = folder or tempfile.gettempdir()
+            raise StoreError(f"{where}: no scratch file for training can be written: {error}") from error
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        """Read rows: those of an index tensor ``(m,)``, of a slice, or a single one."""
+        if isinstance(rows, int):
+            return self[rows : rows + 1][0]
+        if isinstance(rows, Tensor) and self._waiting and torch.equal(self._waiting[0][0], rows.cpu()):
+            return self._finish(self._waiting.popleft()[1].result())
+        return self._finish(self._read(rows))
+
+    def _read(self, rows: Tensor | slice) -> Tensor:
+        if isinstance(rows, slice):
+            return self._scratch.read(rows if self._index is None else self._index[rows])
+        rows = rows.cpu()
+        return self._scratch.read(rows if self._index is None else self._index[rows])
+
+    def _finish(self, found: Tensor) -> Tensor:
+        found = found.to(self.device)
+        return found if self._transform is None else self._transform(found)
+
+    def to(self, device: torch.device | str) -> "DiskRows":
+        """The same rows, read to another device."""
+        return replace(self, device=torch.device(device), _waiting=deque())
+
+    def subset(self, rows: Tensor) -> "DiskRows":
+        """Some of the rows, in another order."""
+        rows = rows.cpu()
+        index = rows if self._index is None else self._index[rows]
+        return replace(self, shape=torch.Size((len(rows), *self.shape[1:])), _index=index, _waiting=deque())
+
+    def mapped(self, transform: Callable[[Tensor], Tensor]) -> "DiskRows":
+        """What a function of rows, which keeps their shape, makes of them when they are read."""
+        return replace(self, _transform=transform, _waiting=deque())
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """All rows in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : min(start + size, len(self))]
+
+    @contextmanager
+    def expect(self, order: Iterable[Tensor]) -> Iterator[None]:
+        """Read ahead: in this block the rows are asked for by these tensors of indices, in their order."""
+        coming = iter(order)
+        with ThreadPoolExecutor(1, "sbi-physics-prefetch") as pool:
+
+            def ahead() -> Iterator[tuple[Tensor, Future[Tensor]]]:
+                for rows in coming:
+                    rows = rows.cpu()
+                    yield rows, pool.submit(self._read, rows)
+
+            self._waiting = _Ahead(ahead())
+            try:
+                yield
+            finally:
+                self._waiting.clear()
+                self._waiting = deque()
+
+
+class _Ahead(deque[tuple[Tensor, Future[Tensor]]]):
+    """A queue that is kept filled from an iterator."""
+
+    def __init__(self, source: Iterator[tuple[Tensor, Future[Tensor]]]) -> None:
+        super().__init__()
+        self._source = source
+        self._fill()
+
+    def _fill(self) -> None:
+        while len(self) < _AHEAD and (found := next(self._source, None)) is not None:
+            self.append(found)
+
+    def popleft(self) -> tuple[Tensor, Future[Tensor]]:
+        """Take the first, and start another."""
+        found = super().popleft()
+        self._fill()
+        return found
