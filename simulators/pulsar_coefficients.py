@@ -53,7 +53,6 @@ class PulsarCoefficients:
         if not 0 <= absent < 1:
             raise UsageError(f"absent: expected a probability in [0, 1), got {absent!r}")
         self.array, self.absent = array, float(absent)
-        self.missing = self.absent > 0  # NaN in what is simulated is no failure
         self.parameters: Parameters = array.parameters
         self.x_shape = torch.Size([len(array.pulsars), 4 * array.red_modes])
         self._triangles = [

@@ -47,7 +47,6 @@ class PulsarSeries:
         if not 0 <= absent < 1:
             raise UsageError(f"absent: expected a probability in [0, 1), got {absent!r}")
         self.array, self.absent = array, float(absent)
-        self.missing = True  # NaN in what is simulated is no failure
         self.parameters: Parameters = array.parameters
         self._epochs = [averaged(pulsar) for pulsar in array.pulsars]
         self.receivers = tuple(sorted({name for each in self._epochs for name in each.receivers}))
