@@ -4,7 +4,42 @@ from typing import Any
 
 from benchmarks.tables import numbers, table
 
-__all__ = ["free_spectra"]
+__all__ = ["arrays", "free_spectra"]
+
+
+def arrays(result: dict[str, Any]) -> list[str]:
+    """Networks for whole arrays beside emcee on the exact likelihood."""
+    head = ["case", "pulsars, parameters", "simulations", "simulating + training [s]", "sky", "raw efficiency"]
+    head += ["refined", "C2ST learned / corrected", "draws compared", "correction, with refinement [s]"]
+    head += ["emcee [s], autocorrelation times", "independent draws a second, corrected / emcee"]
+    rows, checks = [], []
+    for row in result["rows"]:
+        seconds = row["seconds"]
+        for number, sky in enumerate(row["skies"]):
+            first = [row["case"], f"{row['pulsars']}, {row['parameters']}", f"{row['simulations']:,}"]
+            first.append(f"{seconds['simulation']:.0f} + {seconds['training']:.0f}")
+            rows.append([*(first if number == 0 else [""] * 4), str(number + 1), *_sky(sky)])
+        checks.append(f"{row['case']}: {row['calibration']['verdict']}.")
+        if "calibration_two_missing" in row:
+            checks.append(f"{row['case']}, two pulsars missing: {row['calibration_two_missing']['verdict']}.")
+    return [
+        "## Pulsar timing arrays: any sky by one network, corrected by the exact likelihood",
+        "Efficiency: effective share of 10,000 draws of the network under importance weights. emcee begins at draws of "
+        "the network; more than 50 autocorrelation times count as converged.",
+        table(head, rows),
+        "Simulation-based calibration. " + " ".join(checks),
+    ]
+
+
+def _sky(sky: dict[str, Any]) -> list[str]:
+    work = sky["seconds_of_correction"] + sky.get("seconds_of_refinement", 0.0)
+    efficiency = sky.get("refined_efficiency", sky["raw_efficiency"])
+    cells = [f"{sky['raw_efficiency']:.3f}", f"{sky['refined_efficiency']:.2f}" if "refined_efficiency" in sky else ""]
+    if "c2st_learned" not in sky:
+        return [*cells, "", "", f"{work:.0f}", "", ""]
+    cells += [f"{sky['c2st_learned']:.3f} / {sky['c2st_corrected']:.3f}", f"{sky['compared']:,}", f"{work:.0f}"]
+    ours, theirs = 100_000 * efficiency / work, sky["emcee_independent"] / sky["emcee_seconds"]
+    return [*cells, f"{sky['emcee_seconds']:.0f}, {sky['emcee_lengths']:.0f}", f"{ours:,.0f} / {theirs:,.2f}"]
 
 
 def free_spectra(result: dict[str, Any]) -> list[str]:
