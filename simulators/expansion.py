@@ -10,7 +10,6 @@ Sources: Hogg 1999 (arXiv:astro-ph/9905116); Chevallier & Polarski 2001 (arXiv:g
 (arXiv:astro-ph/0208512).
 """
 
-import numpy as np
 import torch
 from numpy.polynomial import chebyshev
 from torch import Tensor
@@ -21,8 +20,6 @@ from sbi_physics.core.errors import ShapeError, UsageError
 __all__ = ["ComovingDistance"]
 
 _POINTS = 64
-# Of E^2, which is negative at some redshifts for a matter density below zero: distances become absurd, not NaN.
-_LEAST = 1e-12
 
 
 class ComovingDistance:
@@ -53,9 +50,16 @@ class ComovingDistance:
         self._u = torch.as_tensor(half * (places + 1))
 
     def __call__(self, omega_m: Tensor, w0: Tensor | float = -1.0, wa: Tensor | float = 0.0) -> Tensor:
-        """Distances for parameters ``(*,)`` that broadcast: float64 ``(*, N)``, differentiable."""
-        matter, w0, wa = (torch.as_tensor(v, dtype=torch.float64).unsqueeze(-1) for v in (omega_m, w0, wa))
+        """Distances for parameters ``(*,)`` that broadcast: float64 ``(*, N)``, differentiable.
+
+        NaN where E^2 is not positive at all redshifts, as may be for a matter density below zero.
+        """
+        matter = torch.as_tensor(omega_m, dtype=torch.float64).unsqueeze(-1)
+        w0, wa = (torch.as_tensor(v, dtype=torch.float64, device=matter.device).unsqueeze(-1) for v in (w0, wa))
         u = self._u.to(matter.device)
         dark = torch.exp(3 * (1 + w0 + wa) * u + 3 * wa * torch.expm1(-u))
         squared = matter * torch.exp(3 * u) + (1 - matter) * dark
-        return (torch.exp(u) * squared.clamp(min=_LEAST).rsqrt()) @ self._weights.to(matter.device)
+        possible = squared > 0
+        inverse = torch.where(possible, squared, 1.0).rsqrt()
+        distances = (torch.exp(u) * inverse) @ self._weights.to(matter.device)
+        return torch.where(possible.all(-1, keepdim=True), distances, torch.nan)

@@ -130,7 +130,9 @@ def _covariance(path: Path, count: int) -> Tensor:
         raise StoreError(f"{path}: expected numbers alone: {error}") from error
     if len(numbers) == count**2 + 1:
         if float(numbers[0]) != count:
-            raise StoreError(f"{path}: expected the first number to be {count}, the rows of the table, got {numbers[0]:g}")
+            raise StoreError(
+                f"{path}: expected the first number to be {count}, the rows of the table, got {numbers[0]:g}"
+            )
         numbers = numbers[1:]
     if len(numbers) != count**2:
         raise StoreError(

@@ -151,28 +151,31 @@ class Supernovae:
         return (mean + noise @ self._factor.T.to(theta.device)).to(torch.float32)
 
     def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Exact log-likelihood in nats, float64: theta ``(*, P)`` broadcast with x ``(*, N)`` in mag gives ``(*,)``."""
+        """Exact log-likelihood in nats, float64: theta ``(*, P)`` broadcast with x ``(*, N)`` in mag gives ``(*,)``.
+
+        Minus infinity where no universe has the parameters, as may be for a matter density below zero.
+        """
         count = len(self.redshifts)
         if x.ndim == 0 or x.shape[-1] != count:
             raise ShapeError(f"x: expected shape (*, {count}), got {tuple(x.shape)}")
         residual = x.to(theta.device, torch.float64) - self.model(theta)
         white = residual @ self._whiten.T.to(theta.device)
+        possible = ~torch.isnan(white).any(-1)
+        white = torch.where(possible.unsqueeze(-1), white, 0.0)
+        value = self._log_marginal(white) if self.marginalise_offset else -0.5 * (white**2).sum(-1)
         constant = float(self._factor.diagonal().log().sum()) + 0.5 * count * math.log(2 * math.pi)
-        if not self.marginalise_offset:
-            return -0.5 * (white**2).sum(-1) - constant
-        ones = self._ones.to(theta.device)
+        return torch.where(possible, value - constant, -torch.inf)
+
+    def _log_marginal(self, white: Tensor) -> Tensor:
+        """Of whitened residuals ``(*, N)``: ln of the integral of exp(-chi^2 / 2) over the prior of the offset."""
+        ones = self._ones.to(white.device)
         precision = float(self._ones @ self._ones)
         offset = (white @ ones) / precision
         squares = ((white - offset.unsqueeze(-1) * ones) ** 2).sum(-1)
-        low, high = (precision**0.5 * (end - offset) for end in self._offset_range())
-        width = self._offset_range()[1] - self._offset_range()[0]
-        return (
-            -0.5 * squares
-            - constant
-            + 0.5 * math.log(2 * math.pi / precision)
-            - math.log(width)
-            + _log_normal_probability(low, high)
-        )
+        low, high = self._offset_range()
+        scale = precision**0.5
+        inside = _log_normal_probability(scale * (low - offset), scale * (high - offset))
+        return inside - 0.5 * squares + 0.5 * math.log(2 * math.pi / precision) - math.log(high - low)
 
     def model(self, theta: Tensor) -> Tensor:
         """Magnitudes without noise, or distance moduli where the offset is marginalised.
