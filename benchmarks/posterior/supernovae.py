@@ -30,7 +30,7 @@ from simulators.supernovae import Supernovae
 
 NAME = "supernovae"
 MODELS = ("LambdaCDM", "wCDM")
-# Omega_m of flat LambdaCDM with the ends of its interval, and of flat wCDM with w.
+# The lower end, the middle and the upper end of the interval.
 PUBLISHED = {"LambdaCDM": {"Omega_m": (0.330, 0.356, 0.384)}}
 LEVELS = [0.16, 0.5, 0.84]
 DRAWS, PROPOSALS = 10_000, 100_000
