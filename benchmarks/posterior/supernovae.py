@@ -9,6 +9,9 @@ for which the offset is integrated out analytically.
 NPE learns with its defaults from the 22 whitened magnitudes, and serves any further observation for the price of its
 draws and their correction; the others begin anew.
 
+The distance moduli of Union3 are themselves a posterior, whose prior is not flat in the parameters of a cosmology
+(arXiv:2412.14181): like other users of the binned table, all three methods take it for a likelihood.
+
     python -m benchmarks.posterior.supernovae [--models LambdaCDM wCDM] [--seed 1] [--simulations 20000]
 """
 
