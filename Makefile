@@ -44,6 +44,7 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.calibration
 	$(BIN)/python -m benchmarks.posterior.oscillator
 	$(BIN)/python -m benchmarks.posterior.free_spectrum
+	$(BIN)/python -m benchmarks.posterior.supernovae
 	$(BIN)/python -m benchmarks.surrogate.calorimeter
 	$(BIN)/python -m benchmarks.surrogate.galaxy
 	$(BIN)/python -m benchmarks.surrogate.check

@@ -14,6 +14,7 @@ from benchmarks.report_integration import events, integrals, lattice
 from benchmarks.report_pulsars import arrays, free_spectra
 from benchmarks.report_searches import background, methods, null
 from benchmarks.report_simulation import overhead
+from benchmarks.report_supernovae import union3
 from benchmarks.tables import numbers, table
 
 __all__ = ["main"]
@@ -30,6 +31,7 @@ def main() -> None:
     sections |= {"anomaly_methods": methods, "anomaly_null": null, "anomaly_background": background}
     sections |= {"integration_table": integrals, "integration_events": events, "lattice": lattice}
     sections |= {"pulsar_timing": arrays, "free_spectrum": free_spectra, "simulation_overhead": overhead}
+    sections |= {"supernovae": union3}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"

@@ -19,6 +19,7 @@ from simulators.pulsar_timing import PulsarTimingArray, pulsar_timing_small
 from simulators.radial_velocity import Planet, RadialVelocity, k2_24
 from simulators.sir import SIR
 from simulators.slcp import SLCP
+from simulators.supernovae import supernovae
 from simulators.synthetic_array import synthetic_array
 from simulators.two_moons import TwoMoons
 
@@ -69,6 +70,9 @@ SIMULATORS = {
         synthetic_array(2, seed=2, epochs=20), red_modes=6, gw_modes=3, correlated=False
     ),
     "one_pulsar": lambda: PulsarTimingArray(synthetic_array(1, seed=3, epochs=20, bands=2), red_modes=8, gwb=False),
+    "supernovae": supernovae,
+    "supernovae_w0wa": lambda: supernovae("w0waCDM"),
+    "supernovae_marginal": lambda: supernovae("wCDM", marginalise_offset=True),
 }
 
 
