@@ -26,8 +26,8 @@ from typing import Any, Literal, get_args
 from matplotlib.figure import Figure
 
 from sbi_physics.core.errors import UsageError
-from sbi_physics.report.embedding import picture_of
 from sbi_physics.report.cells import column_texts, is_number
+from sbi_physics.report.embedding import picture_of
 from sbi_physics.store.atomic import atomic_path
 
 __all__ = ["HTMLReport", "Kind", "Section"]
