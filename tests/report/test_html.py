@@ -51,7 +51,7 @@ def plot(points=10):
     return figure
 
 
-def a_page():
+def a_page(points=10):
     page = HTMLReport("Two planets", "32 velocities")
     page.verdict("good", "NPE and MCMC agree at 68 % and 95 %.")
     page.verdict("bad", NASTY)
@@ -63,7 +63,7 @@ def a_page():
     first.figure(plot(), alt="The same again")
     second = page.section("Posterior")
     second.table([f"column {i}" for i in range(14)], [[1234567.0 * i for i in range(14)]] * 3, caption="Wide.")
-    page.section("Cost").figure(plot(60_000), alt="A cloud of points")
+    page.section("Cost").figure(plot(points), alt="A cloud of points")
     page.provenance({"seed": 12345678901234567890, "loss": 0.1234567890123, "empty": {}, "tags": ["a", "b"]})
     page.provenance({"versions": {"torch": "2.13", "deep": {"er": {"still": NASTY}}}, "stages": [{"name": "fit"}, 3]})
     page.provenance({"analysis": "[prior]\n  a = 1  # two  spaces\n", "none": None, "hash": "0f" * 32})
@@ -71,8 +71,15 @@ def a_page():
 
 
 @pytest.fixture(scope="module")
-def page():
-    return Page(a_page().html())
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    a_page(points=8_000).write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(file):
+    return Page(file.read_text(encoding="utf-8"))
 
 
 def test_everything_is_escaped(page):
@@ -258,10 +265,9 @@ CONTRAST = """
 
 
 @pytest.fixture
-def shown(browser, tmp_path):
-    a_page().write(tmp_path / "page.html")
+def shown(browser, file):
     browser.shape(1200)
-    browser.open(tmp_path / "page.html")
+    browser.open(file)
     return browser
 
 
