@@ -262,18 +262,20 @@ def _unit(unit: str) -> str:
 
 
 def _provenance(mapping: Mapping[str, Any]) -> str:
-    plain = {key: value for key, value in mapping.items() if not isinstance(value, Mapping)}
-    parts = [_definitions(plain)] if plain else []
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            parts.append(f"<h3>{escape(str(key))}</h3>\n{_definitions(value)}" if value else "")
+    """Values, then mappings under headings of their own, then whole texts, which are long."""
+    inner = {key: value for key, value in mapping.items() if isinstance(value, Mapping)}
+    texts = {key: value for key, value in mapping.items() if isinstance(value, str) and "\n" in value.strip("\n")}
+    values = {key: value for key, value in mapping.items() if key not in inner and key not in texts}
+    parts = [_definitions(values)]
+    parts += [f"<h3>{escape(str(key))}</h3>\n{_definitions(value)}" for key, value in inner.items() if value]
+    parts += [f"<h3>{escape(str(key))}</h3>\n{_exact(text)}" for key, text in texts.items()]
     body = "\n".join(part for part in parts if part)
     return f'<section aria-labelledby="provenance">\n<h2 id="provenance">Provenance</h2>\n{body}\n</section>'
 
 
 def _definitions(mapping: Mapping[str, Any]) -> str:
     entries = "\n".join(f"<div><dt>{escape(key)}</dt><dd>{_exact(value)}</dd></div>" for key, value in _flat(mapping))
-    return f"<dl>\n{entries}\n</dl>"
+    return f"<dl>\n{entries}\n</dl>" if entries else ""
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
