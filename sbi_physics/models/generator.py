@@ -21,6 +21,8 @@ from sbi_physics.models.scaling import Scaling, Standardise
 
 __all__ = ["ConditionalGenerator", "as_rows", "rows_at_once", "rows_of"]
 
+_ROWS_AT_ONCE = 1 << 16
+
 
 class ConditionalGenerator(nn.Module, ABC):
     """A conditional model of D numbers that samples; satisfies `Generator`.
@@ -67,7 +69,9 @@ class ConditionalGenerator(nn.Module, ABC):
     def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> Self:
         """Learn the scalings from events ``(n, D)`` inside the support and contexts ``(n, *context_shape)``."""
         if self.bijection.box is None:
-            self.event_scaling.fit(self.bijection.to_unbounded(events)[0])
+            # A part after the other: what is in between is several times as large as the events.
+            parts = [self.bijection.to_unbounded(part)[0] for part in events.split(_ROWS_AT_ONCE)]
+            self.event_scaling.fit(torch.cat(parts))
         if contexts is not None:
             self.context_scaling.fit(contexts)
         return self

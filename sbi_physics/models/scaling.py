@@ -98,8 +98,11 @@ class Standardise(Scaling):
         axes = (0, *(axis + 1 for axis in self.shared))
 
         def total(of: Callable[[Tensor], Tensor]) -> Tensor:
-            sums = [torch.nan_to_num(of(part.double())).sum(axes, keepdim=True) for part in parts]
-            return torch.stack(sums).sum(0)
+            # One sum, made beforehand: small tensors that stay, between large ones that go, would hold their memory.
+            result = torch.zeros(1, *self.mean.shape, dtype=torch.float64)
+            for part in parts:
+                result += torch.nan_to_num(of(part.double())).sum(axes, keepdim=True).to(result.device)
+            return result
 
         count = total(lambda wide: (~torch.isnan(wide)).double()).clamp(min=1)
         mean = total(lambda wide: wide) / count
@@ -173,7 +176,7 @@ class Whiten(Scaling):
         product = torch.zeros(2 * (len(self.rotation),), dtype=torch.float64)
         for part in _parts(data, len(self.rotation)):
             flat = ((part.double() - mean) / scale).flatten(1)
-            product = flat.T @ flat + product.to(flat.device)
+            product += (flat.T @ flat).to(product.device)
         eigenvalues, vectors = torch.linalg.eigh(product / len(data))
         # A constant feature has no variance, and a linear combination may have none: those stay as they are.
         alive = eigenvalues > _SMALLEST_EIGENVALUE * eigenvalues.max()

@@ -51,6 +51,7 @@ __all__ = ["NPE"]
 
 # Simulations held out that judge a fit for one observation, the nearest to it; and draws that such a fit is made of.
 _NEAREST, _DRAWS = 40, 30_000
+_ROWS_AT_ONCE = 1 << 16
 # Nats by which real simulations may fit worse or better than synthetic ones.  A noise of D numbers, learned too
 # wide by a share e, makes a difference of 2 D e and costs D e^2, here at most 0.02 nats.
 _INDISTINGUISHABLE = 0.3
@@ -184,7 +185,7 @@ class NPE:
             pairs.weights(weights),
             checkpoint,
         )
-        _, ladj = density.encode(pairs.theta.to(self.device))
+        _, ladj = _encode(density, pairs.theta.to(self.device))
         provenance = {
             "simulations": len(pairs.success),
             "failed": pairs.failed,
@@ -328,7 +329,7 @@ class _Fit:
         return density.to(npe.device)
 
     def _encoded(self, density: ConditionalDensity, theta: Tensor, x: Tensor | DiskRows) -> list[Any]:
-        encoded, _ = density.encode(theta.to(self.npe.device))
+        encoded, _ = _encode(density, theta.to(self.npe.device))
         if isinstance(x, DiskRows):
             return [encoded.detach(), x.to(self.npe.device).mapped(lambda rows: density.context_scaling(rows).detach())]
         return [encoded.detach(), density.context_scaling(x.to(self.npe.device)).detach()]
@@ -336,6 +337,12 @@ class _Fit:
     def _train(self, density: ConditionalDensity, data: list[Tensor], kind: str, **options: Any) -> TrainingRecord:
         options |= {"seed": derive(self.seed, "train"), "progress": self.progress}
         return train_density(density, data, description=f"training the posterior{kind}", **options)
+
+
+def _encode(density: ConditionalDensity, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """As `density.encode`, a part after the other: what is in between is several times as large as theta."""
+    parts = [density.encode(part) for part in theta.split(_ROWS_AT_ONCE)]
+    return torch.cat([encoded.detach() for encoded, _ in parts]), torch.cat([ladj.detach() for _, ladj in parts])
 
 
 def _box_options(parameters: Parameters, options: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 _FEWEST = 100
 """Simulations below which nothing is said: one more of them is too often the farthest."""
 
+_SHARE = 4
+"""Of the rows that fit in a bounded memory: copies of them are made, beside a training that may fill it."""
+
 _MOST_CORRELATED = 512
 """Observables up to which their correlations are known, as in whitening."""
 
@@ -77,7 +80,7 @@ class SimulatedCloud:
         if len(x) < _FEWEST:
             return None
         order = torch.as_tensor(numpy_generator(seed).permutation(len(x)))
-        most, half = most_rows(x[0].numel()), len(x) // 2
+        most, half = max(most_rows(x[0].numel()) // _SHARE, _FEWEST), len(x) // 2
         first, other = _numbers(x[order[:half][:most]]), _numbers(x[order[half:][:most]])
         cloud = fit_cloud(first, np.concatenate([first, other]), correlated=first.shape[1] <= _MOST_CORRELATED)
         with np.errstate(invalid="ignore"):

@@ -1,18 +1,19 @@
 """`DiskRows`: rows of numbers that stay on the disk and are read when a batch asks for them.
 
 They lie in a scratch file without a name, row after row in single precision, so that any order of rows can be read, as
-a shuffled epoch does; when the process ends, however it does, the file is gone.  It is mapped into memory, and pages
-that batches have touched are given back to the operating system before they exceed a limit; what the system keeps of
-them in its cache is not the process's.  Where the order is known beforehand (`expect`) a thread reads the next batches
-while the present one is computed with.
+a shuffled epoch does; when the process ends, however it does, the file is gone.  Rows are read one by one with `pread`
+and not through a mapping, of whose pages the operating system would decide how many are resident: what a process takes
+is the batches that it holds.  Where the order is known beforehand (`expect`) a thread reads the next batches while the
+present one is computed with.
 """
 
-import mmap
+import os
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,38 +28,38 @@ __all__ = ["DiskRows"]
 
 _AHEAD = 3
 _CPU = torch.device("cpu")
-_AROUND = 1 << 16
-"""Bytes that the operating system maps around one that is touched."""
 
 
 class _Scratch:
-    """The file, mapped."""
+    """The file."""
 
-    def __init__(self, file: Any, shape: tuple[int, ...], memory: int) -> None:
-        size = int(np.prod(shape, dtype=np.int64))
-        self._map = mmap.mmap(file.fileno(), 4 * size, access=mmap.ACCESS_COPY)
-        self._map.madvise(mmap.MADV_RANDOM)
-        self._rows = torch.from_numpy(np.frombuffer(self._map, np.float32, size).reshape(shape))
-        self._memory, self._touched = memory, 0
-        self._row_bytes = 4 * size // shape[0]
+    def __init__(self, file: Any, row: tuple[int, ...]) -> None:
+        self._file, self._row = file, row
+        self._row_bytes = 4 * int(np.prod(row, dtype=np.int64))
 
     def read(self, rows: Tensor | slice) -> Tensor:
         if isinstance(rows, slice):
-            found = self._rows[rows].clone()
-            self._touch(len(found) * self._row_bytes)
+            found = torch.empty((rows.stop - rows.start, *self._row))
+            self._fill(_bytes(found), rows.start * self._row_bytes)
             return found
-        parts = []
-        most = max(1, self._memory // (self._row_bytes + _AROUND))
-        for part in rows.split(most):
-            parts.append(self._rows.index_select(0, part))
-            self._touch(len(part) * (self._row_bytes + _AROUND))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        found = torch.empty((len(rows), *self._row))
+        view, size = _bytes(found) if len(rows) else memoryview(b""), self._row_bytes
+        for place, row in zip(range(0, len(view), size), rows.tolist(), strict=True):
+            self._fill(view[place : place + size], row * size)
+        return found
 
-    def _touch(self, size: int) -> None:
-        self._touched += size
-        if self._touched > self._memory:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+    def _fill(self, view: memoryview, offset: int) -> None:
+        descriptor = self._file.fileno()
+        while len(view):
+            got = os.preadv(descriptor, [view], offset)
+            if not got:
+                raise StoreError("the scratch file of a training is shorter than it was")
+            view, offset = view[got:], offset + got
+
+
+def _bytes(rows: Tensor) -> memoryview:
+    array: Any = rows.numpy()
+    return memoryview(array).cast("B")
 
 
 @dataclass
@@ -82,14 +83,13 @@ class DiskRows:
 
     @classmethod
     def write(
-        cls, blocks: Iterable[Tensor], event_shape: Sequence[int], *, memory: int, folder: str | Path | None = None
+        cls, blocks: Iterable[Tensor], event_shape: Sequence[int], *, folder: str | Path | None = None
     ) -> "DiskRows":
         """Write rows ``(m, *event_shape)``, block by block.
 
         Args:
             blocks: the rows in order.
             event_shape: of one row.
-            memory: bytes of the process that rows may take while they are read.
             folder: where the scratch file is; the place of temporary files where None.
 
         Raises:
@@ -98,7 +98,8 @@ class DiskRows:
         """
         n = 0
         try:
-            with tempfile.TemporaryFile(dir=folder) as file:
+            with ExitStack() as stack:
+                file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
                 for block in blocks:
                     file.write(np.ascontiguousarray(block.numpy(), dtype=np.float32).data)
                     n += len(block)
@@ -106,7 +107,9 @@ class DiskRows:
                 shape = torch.Size((n, *event_shape))
                 if not shape.numel():
                     raise ShapeError(f"rows on the disk: expected numbers, got shape {tuple(shape)}")
-                return cls(_Scratch(file, tuple(shape), memory), shape)
+                made = cls(_Scratch(file, tuple(event_shape)), shape)
+                weakref.finalize(made._scratch, stack.pop_all().close)
+                return made
         except OSError as error:
             where = folder or tempfile.gettempdir()
             raise StoreError(f"{where}: no scratch file for training can be written: {error}") from error
@@ -129,7 +132,9 @@ class DiskRows:
 
     def _read(self, rows: Tensor | slice) -> Tensor:
         if isinstance(rows, slice):
-            return self._scratch.read(rows if self._index is None else self._index[rows])
+            start, stop, _ = rows.indices(len(self))
+            part = slice(start, max(start, stop))
+            return self._scratch.read(part if self._index is None else self._index[part])
         rows = rows.cpu()
         return self._scratch.read(rows if self._index is None else self._index[rows])
 

@@ -30,8 +30,7 @@ Failed = Literal["refuse", "correct"]
 
 _MINIMUM_PAIRS = 10
 _SHARE_IN_MEMORY = 8
-_READ_BYTES = 1 << 25
-_LEAST_RESIDENT, _MOST_RESIDENT = 1 << 24, 1 << 28
+_READ_BYTES = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def training_pairs(
         theta_or_store = Simulations.open(theta_or_store)
     stored = isinstance(theta_or_store, Simulations)
     if stored and x is None and memory != -1 and _stays_on_disk(theta_or_store, memory):
-        return _streamed(parameters, theta_or_store, failed, encoder, memory)
+        return _streamed(parameters, theta_or_store, failed, encoder)
     if stored:
         where = f"{theta_or_store.path}: " if theta_or_store.path is not None else ""
         theta_or_store, x, gave = _of_store(theta_or_store, parameters, x, where)
@@ -132,34 +131,36 @@ def _stays_on_disk(store: Simulations, memory: int | None) -> bool:
     return not store.header.named and store.streamed_bytes > _limit(memory)
 
 
-def _streamed(
-    parameters: Parameters, store: Simulations, failed: Failed, encoder: EncoderChoice, memory: int | None
-) -> TrainingPairs:
+def _streamed(parameters: Parameters, store: Simulations, failed: Failed, encoder: EncoderChoice) -> TrainingPairs:
     """As `training_pairs`, with x in a scratch file of the rows that succeeded, read once through."""
     where = f"{store.path}: " if store.path is not None else ""
     _check_names(store, parameters, where)
-    thetas, successes = [], []
     shape = store.header.shapes["x"] or (1,)
     size = max(1, _READ_BYTES // (4 * torch.Size(shape).numel()))
+    # Made beforehand: what is small and stays, between blocks that go, would keep their memory from being returned.
+    attempted = torch.empty(len(store), len(parameters))
+    success = torch.empty(len(store), dtype=torch.bool)
 
     def good_rows() -> Iterator[Tensor]:
         for start in range(0, len(store), size):
-            rows = store.read(slice(start, start + size))
+            part = slice(start, min(start + size, len(store)))
+            rows = store.read(part)
             values = observables(torch.from_numpy(rows.x["x"]), encoder, where)
             gave = torch.from_numpy(np.isin(rows.status, (Status.OK, Status.NONFINITE)))
-            thetas.append(torch.from_numpy(rows.theta))
-            successes.append(valid_rows(values, missing=accepts_missing(encoder)) & gave)
-            if failed == "refuse" and not bool(successes[-1].all()):
-                raise SimulationError(f"{where}{_refusal(successes[-1], start)}")
-            yield values[successes[-1]]
+            attempted[part] = torch.from_numpy(rows.theta)
+            good = success[part] = valid_rows(values, missing=accepts_missing(encoder)) & gave
+            if not bool(good.all()):
+                if failed == "refuse":
+                    raise SimulationError(f"{where}{_refusal(good, start)}")
+                values = values[good]
+            yield values
 
-    resident = min(max(_limit(memory) // 2, _LEAST_RESIDENT), _MOST_RESIDENT)
-    x = DiskRows.write(good_rows(), shape, memory=resident)
-    attempted, success = finite(torch.cat(thetas), f"{where}theta"), torch.cat(successes)
+    x = DiskRows.write(good_rows(), shape)
+    finite(attempted, f"{where}theta")
     if len(x) < _MINIMUM_PAIRS:
         raise ShapeError(f"{where}theta: expected at least {_MINIMUM_PAIRS} simulations, got {len(x)}")
     parameters.check_within(attempted, f"{where}theta")
-    return TrainingPairs(attempted[success], x, attempted, success)
+    return TrainingPairs(attempted if len(x) == len(store) else attempted[success], x, attempted, success)
 
 
 def _check_names(store: Simulations, parameters: Parameters, where: str) -> None:
