@@ -6,7 +6,7 @@ expected and what came.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def batch_of(tensor: Tensor, event_shape: Sequence[int], name: str, *, minimum: 
     return tensor
 
 
-def same_length(**tensors: Tensor) -> None:
+def same_length(**tensors: Sized) -> None:
     """Raise `ShapeError` unless all tensors have the same number of rows."""
     sizes = {name: len(tensor) for name, tensor in tensors.items()}
     if len(set(sizes.values())) > 1:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sbi_physics.core.errors import UsageError
 from sbi_physics.store.disk_rows import DiskRows
 
-__all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten"]
+__all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten", "scaled_rows"]
 
 # Below this many events for each feature the correlations are too noisy to invert.
 _EVENTS_PER_FEATURE = 20
@@ -224,3 +224,17 @@ class ParameterScaling(Scaling):
         distance = self.sign * (data - self.origin)
         tiny = torch.finfo(data.dtype).tiny
         return torch.where(self.half_bounded, distance.clamp(min=tiny).log(), data)
+
+
+@torch.no_grad()
+def scaled_rows(scaling: Scaling, data: Tensor | DiskRows, device: torch.device) -> Tensor | DiskRows:
+    """Scale rows ``(n, *shape)``, in the same parts whether they are in memory or on the disk, where they stay."""
+    numbers = torch.Size(data.shape[1:]).numel()
+    if isinstance(data, DiskRows):
+        parts = (scaling(part.to(device)).cpu() for part in _parts(data, numbers))
+        return DiskRows.write(parts, data.shape[1:]).to(device)
+    result, start = torch.empty(data.shape, device=device), 0
+    for part in _parts(data, numbers):
+        result[start : start + len(part)] = scaling(part.to(device))
+        start += len(part)
+    return result

@@ -32,6 +32,7 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.embedding.residual import ResidualEncoder
 from sbi_physics.models.flows.build import BOX
 from sbi_physics.models.flows.engines import check_engine
+from sbi_physics.models.scaling import scaled_rows
 from sbi_physics.posterior.augmentation import (
     held_out_score,
     learn_likelihood,
@@ -330,9 +331,7 @@ class _Fit:
 
     def _encoded(self, density: ConditionalDensity, theta: Tensor, x: Tensor | DiskRows) -> list[Any]:
         encoded, _ = _encode(density, theta.to(self.npe.device))
-        if isinstance(x, DiskRows):
-            return [encoded.detach(), x.to(self.npe.device).mapped(lambda rows: density.context_scaling(rows).detach())]
-        return [encoded.detach(), density.context_scaling(x.to(self.npe.device)).detach()]
+        return [encoded, scaled_rows(density.context_scaling, x, self.npe.device)]
 
     def _train(self, density: ConditionalDensity, data: list[Tensor], kind: str, **options: Any) -> TrainingRecord:
         options |= {"seed": derive(self.seed, "train"), "progress": self.progress}

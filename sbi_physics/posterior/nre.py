@@ -8,18 +8,16 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sbi_physics.core.checks import known_keys, positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.build import Architecture, describe_embedding
-from sbi_physics.models.ratio import RatioEstimator
+from sbi_physics.models.scaling import scaled_rows
 from sbi_physics.posterior.build import RATIO, RATIO_OPTIONS, build_ratio
 from sbi_physics.posterior.estimator import likelihood_posterior
 from sbi_physics.posterior.likelihood import LikelihoodPosterior
-from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.encoding import check_embedding, choose_encoder
 from sbi_physics.train.loop import train
@@ -105,7 +103,7 @@ class NRE:
             ratio.loss,
             [
                 ratio.theta_scaling(pairs.theta.to(self.device)).detach(),
-                _scaled(ratio, pairs.x.to(self.device)),
+                scaled_rows(ratio.x_scaling, pairs.x, self.device),
             ],
             weights=pairs.weights(weights),
             config=self.config,
@@ -126,10 +124,3 @@ class NRE:
             seed=seed,
             progress=progress,
         )
-
-
-def _scaled(ratio: RatioEstimator, x: Tensor | DiskRows) -> Any:
-    """What the network is shown of x: now, or when it is read."""
-    if isinstance(x, DiskRows):
-        return x.mapped(lambda rows: ratio.x_scaling(rows).detach())
-    return ratio.x_scaling(x).detach()

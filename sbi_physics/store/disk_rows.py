@@ -11,7 +11,7 @@ import os
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -77,7 +77,6 @@ class DiskRows:
     shape: torch.Size
     device: torch.device = _CPU
     _index: Tensor | None = None
-    _transform: Callable[[Tensor], Tensor] | None = None
     _waiting: deque[tuple[Tensor, Future[Tensor]]] = field(default_factory=deque, repr=False)
     dtype = torch.float32
 
@@ -139,8 +138,7 @@ class DiskRows:
         return self._scratch.read(rows if self._index is None else self._index[rows])
 
     def _finish(self, found: Tensor) -> Tensor:
-        found = found.to(self.device)
-        return found if self._transform is None else self._transform(found)
+        return found.to(self.device)
 
     def to(self, device: torch.device | str) -> "DiskRows":
         """The same rows, read to another device."""
@@ -151,10 +149,6 @@ class DiskRows:
         rows = rows.cpu()
         index = rows if self._index is None else self._index[rows]
         return replace(self, shape=torch.Size((len(rows), *self.shape[1:])), _index=index, _waiting=deque())
-
-    def mapped(self, transform: Callable[[Tensor], Tensor]) -> "DiskRows":
-        """What a function of rows, which keeps their shape, makes of them when they are read."""
-        return replace(self, _transform=transform, _waiting=deque())
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """All rows in order, `size` at a time."""

@@ -50,7 +50,7 @@ class _Run:
 def train(
     model: nn.Module,
     loss: Callable[..., Tensor],
-    data: Sequence[Tensor],
+    data: Sequence[Tensor | DiskRows],
     *,
     gradient: Callable[..., Tensor] | None = None,
     graphed: bool = False,
@@ -71,7 +71,7 @@ def train(
     Args:
         model: the module whose parameters are optimised, on the device where the work is to be done.
         loss: ``loss(*batch)`` with one tensor ``(n, ...)`` for each of `data` gives the loss of each event ``(n,)``.
-        data: tensors with N rows each; they are moved to the device of the model.
+        data: tensors with N rows each, which are moved to the device of the model, or rows that stay on the disk.
         gradient: ``gradient(weights, *batch)`` adds the gradient of ``sum(weights * loss)`` to the `grad` of the
             parameters and returns the losses ``(n,)``: a faster way than automatic differentiation of `loss`, if any.
         graphed: whether to replay the step as a CUDA graph, on a device that can.

@@ -22,10 +22,10 @@ __all__ = ["Split", "held_out_rows", "identity_of", "split_events"]
 
 @dataclass(frozen=True)
 class Split:
-    """The training and the validation events, on the device; weights have mean one."""
+    """The training and the validation events, on the device or read to it; weights have mean one."""
 
-    train: list[Tensor]
-    validation: list[Tensor]
+    train: list[Any]
+    validation: list[Any]
     train_weights: Tensor | None
     validation_weights: Tensor | None
 
@@ -39,7 +39,7 @@ def held_out_rows(events: int, share: float, seed: int) -> tuple[Tensor, Tensor]
 
 
 def split_events(
-    data: Sequence[Tensor],
+    data: Sequence[Tensor | DiskRows],
     weights: Tensor | None,
     config: TrainConfig | AdversarialConfig,
     seed: int,
