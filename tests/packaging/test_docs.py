@@ -17,7 +17,6 @@ FEWER = {
     "1_000, seed=1": "200, seed=1",
     "-n 1000": "-n 200",
     "10_000": "1_000",
-    ".fit(simulations, seed=0)": ".fit(simulations, seed=0, progress=None)",
     "NPE(simulations.parameters)": "NPE(simulations.parameters, augment=False, config=QUICK)",
     "posterior fit": "posterior fit --epochs 2",
     "measured, 20_000, seed=0": "measured, 1_000, seed=0, max_pareto_k=100.0",
