@@ -1,4 +1,4 @@
-"""The pages of docs/: the first analysis runs as it stands there with fewer simulations, and every link leads somewhere."""
+"""The pages of docs/: the first analysis runs as it stands there, with fewer simulations, and links lead somewhere."""
 
 import os
 import re
