@@ -34,6 +34,7 @@ check: $(STAMP)
 
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.vs_sbi
+	$(BIN)/python -m benchmarks.simulation.overhead
 	$(BIN)/python -m benchmarks.flows.steps
 	$(BIN)/python -m benchmarks.flows.fits
 	$(BIN)/python -m benchmarks.flows.ensembles

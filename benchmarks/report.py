@@ -13,6 +13,7 @@ from benchmarks.posterior.published import PUBLISHED
 from benchmarks.report_integration import events, integrals, lattice
 from benchmarks.report_pulsars import free_spectra
 from benchmarks.report_searches import background, methods, null
+from benchmarks.report_simulation import overhead
 from benchmarks.tables import numbers, table
 
 __all__ = ["main"]
@@ -28,7 +29,7 @@ def main() -> None:
     sections |= {"surrogate_calorimeter": _showers, "galaxy": _galaxy, "surrogate_check": _surrogate_checks}
     sections |= {"anomaly_methods": methods, "anomaly_null": null, "anomaly_background": background}
     sections |= {"integration_table": integrals, "integration_events": events, "lattice": lattice}
-    sections |= {"free_spectrum": free_spectra}
+    sections |= {"free_spectrum": free_spectra, "simulation_overhead": overhead}
     parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
     for name, section in sections.items():
         path = RESULTS / f"{name}.json"

@@ -3,7 +3,9 @@
 import platform
 import sys
 from importlib import metadata
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from sbi_physics import __version__
 from sbi_physics.cli.common import JsonOption, Output, QuietOption
@@ -20,8 +22,48 @@ OPTIONAL = {
 }
 
 
-def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Report versions, devices, threads, the data cache, and what is missing and how to install it."""
+def doctor(
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler: compare its workers with this machine instead.")
+    ] = None,
+    simulator: Annotated[
+        str | None, typer.Option(help="With --cluster: a simulator that all workers must be able to load.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Report versions, devices, threads, the data cache, and what is missing and how to install it.
+
+    With --cluster, the exit status is 1 where a worker differs from this machine or cannot load the simulator.
+    """
+    if cluster is not None:
+        _examine(cluster, simulator, Output(json, quiet))
+        return
+    if simulator is not None:
+        from sbi_physics.core.errors import UsageError
+
+        raise UsageError("--simulator: tells what the workers of a --cluster must load")
+    _report(Output(json, quiet))
+
+
+def _examine(address: str, simulator: str | None, output: Output) -> None:
+    from sbi_physics.cli.common import foreign_code
+    from sbi_physics.simulation.cluster import connected
+    from sbi_physics.simulation.examine import examine
+
+    with foreign_code(), connected(address) as client:
+        found = examine(client, simulator)
+    threads = sum(found.workers.values())
+    lines = [f"{address}: {len(found.workers)} workers, {threads} threads", *found.problems]
+    if not found.problems:
+        loads = f", and load {simulator}" if simulator else ""
+        lines.append("all workers have the versions of this machine" + loads)
+    output.result("\n".join(lines), cluster=address, workers=found.workers, problems=found.problems)
+    if found.problems:
+        sys.exit(1)
+
+
+def _report(output: Output) -> None:
     import torch
 
     from sbi_physics.core.resources import cores
@@ -29,7 +71,6 @@ def doctor(json: JsonOption = False, quiet: QuietOption = False) -> None:
     from sbi_physics.simulation.resolve import available_simulators
     from sbi_physics.store.datasets import available, cache_folder, location
 
-    output = Output(json, quiet)
     versions = {name: _version(name) for name in [*REQUIRED, *OPTIONAL]}
     missing = [name for name in REQUIRED if versions[name] is None]
     advice = ["pip install --upgrade sbi-physics"] if missing else []

@@ -16,12 +16,17 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sbi_physics.core.errors import StoreError
 from sbi_physics.core.progress import Advance
@@ -31,9 +36,10 @@ from sbi_physics.store.atomic import atomic_path
 from sbi_physics.store.layout import Header, Rows, Status
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["Identity", "Parts", "finished", "read_block", "write_block"]
+__all__ = ["Identity", "Parts", "finished", "read_block", "whole_block", "write_block"]
 
 _log = logging.getLogger(__name__)
+_VISIBLE_SECONDS = 60.0
 
 
 class Identity:
@@ -96,7 +102,9 @@ def finished(out: Path, identity: Identity) -> Simulations | None:
 def write_block(folder: Path, number: int, block: Block, identity: Identity) -> None:
     """Write the file of a block, whole or not at all."""
     path = _block_path(folder, number)
-    with atomic_path(path, durable=False) as temporary:
+    # Processes of two machines may have the same number.
+    temporary = folder / f".{path.name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.tmp"
+    with atomic_path(path, temporary=temporary, durable=False):
         header = identity.header(block.form)
         layout.write(temporary, header, len(block.rows), [conform(block, header, block.form)])
 
@@ -114,6 +122,18 @@ def read_block(folder: Path, number: int) -> Block:
     form = (header.named, *((name, shape) for name, shape in sorted(header.shapes.items())))
     rows = Rows(rows.theta, rows.x, rows.status, rows.seed, errors)
     return Block(rows, form if _gave(rows.status) else None)
+
+
+def whole_block(folder: Path, number: int, theta: Callable[[], NDArray[np.float32]]) -> Block | None:
+    """The block in the folder, checked against its parameters; None where it is missing, damaged or another."""
+    if not _block_path(folder, number).exists():
+        return None
+    try:
+        block = read_block(folder, number)
+    except StoreError as error:
+        _log.warning("simulating block %d again: %s", number, error)
+        return None
+    return block if np.array_equal(block.rows.theta, theta()) else None
 
 
 def _gave(status: Any) -> bool:
@@ -173,18 +193,27 @@ class Parts:
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(self.identity.to_dict(), sort_keys=True))
         self._remove("*.tmp")
-        return [number for number in range(self.identity.plan.blocks) if self._whole(number)]
+        # Not a look at each: network file systems remember for half a minute that a file is not there.
+        names = set(os.listdir(self.folder))
+        plan = self.identity.plan
+        candidates = [number for number in range(plan.blocks) if _block_path(self.folder, number).name in names]
+        return [number for number in candidates if whole_block(self.folder, number, partial(plan.theta, number))]
 
-    def _whole(self, number: int) -> bool:
-        path = _block_path(self.folder, number)
-        if not path.exists():
-            return False
-        try:
-            theta = read_block(self.folder, number).rows.theta
-        except StoreError as error:
-            _log.warning("simulating block %d again: %s", number, error)
-            return False
-        return bool(np.array_equal(theta, self.identity.plan.theta(number)))
+    def await_blocks(self) -> None:
+        """Wait until the blocks that other machines wrote can be seen here.
+
+        Raises:
+            StoreError: some do not appear within a minute.
+        """
+        wanted = {_block_path(self.folder, number).name for number in range(self.identity.plan.blocks)}
+        end = time.monotonic() + _VISIBLE_SECONDS
+        while missing := wanted - set(os.listdir(self.folder)):
+            if time.monotonic() > end:
+                raise StoreError(
+                    f"{self.folder}: {len(missing)} blocks that workers wrote are not there ({min(missing)} is one); "
+                    "is it the same folder on all machines? Run again to make them anew"
+                )
+            time.sleep(0.5)
 
     def merge(self, advance: Advance) -> None:
         """Stream all blocks into the file of the run, telling `advance` how many rows are in it."""

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import connection
 from types import TracebackType
@@ -26,6 +27,7 @@ __all__ = ["Answer", "CannotStart", "Pool"]
 Answer = Outcome | Block | Written
 _START_SECONDS = 300.0
 _FAILED_STARTS = 3
+_WATCH_SECONDS = 0.5
 
 
 class CannotStart(UsageError):
@@ -70,10 +72,15 @@ class Pool:
         job: what each worker is started with.
         workers: number of processes.
         timeout: seconds that one call may take; None for no limit.
+
+    Attributes:
+        watch: called about twice a second, where it is set, with the process id of each worker; what it returns is why
+            its call must end, None lets it go on.
     """
 
     def __init__(self, job: Job, workers: int, timeout: float | None) -> None:
         self._job, self._timeout = job, timeout
+        self.watch: Callable[[int], str | None] | None = None
         self._waiting: deque[Call] = deque()
         self._died: set[tuple[int, int | None]] = set()
         self._failed_starts = 0
@@ -105,6 +112,11 @@ class Pool:
         """Whether another call could start soon."""
         return len(self._waiting) < len(self._workers)
 
+    @property
+    def ready(self) -> bool:
+        """Whether a worker has loaded the simulator."""
+        return any(worker.ready for worker in self._workers)
+
     def submit(self, call: Call, *, first: bool = False) -> None:
         """Queue a call, at the front where `first`."""
         if first:
@@ -124,12 +136,16 @@ class Pool:
         done: list[tuple[Call, Answer]] = []
         deadlines = [w.deadline for w in self._workers if w.deadline is not None]
         pause = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        if self.watch is not None:
+            pause = _WATCH_SECONDS if pause is None else min(pause, _WATCH_SECONDS)
         ready: Any = set(connection.wait([w.pipe for w in self._workers], pause))
         for i, worker in enumerate(self._workers):
             if worker.pipe in ready:
                 done += self._listen(i, worker)
             elif worker.deadline is not None and time.monotonic() >= worker.deadline:
                 done += self._late(i, worker)
+            elif self.watch is not None:
+                done += self._watched(i, worker)
         self._dispatch()
         return done
 
@@ -168,6 +184,14 @@ class Pool:
         self._replace(i, worker)
         text = f"TimeoutError: the call took longer than {self._timeout:g} seconds"
         return [(call, Outcome(None, status=Status.TIMEOUT, error=text))]
+
+    def _watched(self, i: int, worker: _Worker) -> list[tuple[Call, Answer]]:
+        text = None if self.watch is None or worker.process.pid is None else self.watch(worker.process.pid)
+        call = worker.call
+        if text is None or call is None:
+            return []
+        self._replace(i, worker)
+        return [(call, Outcome(None, status=Status.CRASHED, error=text))]
 
     def _dead(self, i: int, worker: _Worker) -> list[tuple[Call, Answer]]:
         worker.process.join(5.0)

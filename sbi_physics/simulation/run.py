@@ -1,9 +1,10 @@
-"""`simulate`: run a simulator many times on the cores of this machine.
+"""`simulate`: run a simulator many times, on the cores of this machine or of a cluster.
 
-The rows come in fixed seeded blocks (see `blocks`), each made in this process or in one of a pool of workers (see
-`pool`), and collected in memory or in a folder beside the file to be (see `parts`).  Same simulator, n and seed give
-the same bytes, whatever the number of workers and however often the run was killed and taken up again.  Only the blocks
-in the making are in memory, a few megabytes each; the folder and the file are both on the disk for a moment.
+The rows come in fixed seeded blocks (see `blocks`), each made in this process, in one of a pool of workers (see
+`pool`) or by a cluster (see `cluster`), and collected in memory or in a folder beside the file to be (see `parts`).
+Same simulator, n and seed give the same bytes, whatever the number of workers and however often the run was killed and
+taken up again.  Only the blocks in the making are in memory, a few megabytes each; the folder and the file are both on
+the disk for a moment.
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ import multiprocessing
 import pickle
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +31,18 @@ from sbi_physics.core.random import check_seed
 from sbi_physics.core.resources import cores
 from sbi_physics.simulation.blocks import (
     Block,
-    Outcome,
     Plan,
-    block_of_rows,
     conform,
     default_block_size,
     one_thread,
     run_block,
 )
+from sbi_physics.simulation.cluster import Farm, check_folder, connected
+from sbi_physics.simulation.maker import Made, Maker
 from sbi_physics.simulation.parts import Identity, Parts, finished, parts_folder, write_block
-from sbi_physics.simulation.pool import Answer, CannotStart, Pool
+from sbi_physics.simulation.pool import CannotStart, Pool
 from sbi_physics.simulation.resolve import resolve_simulator, simulator_name, user_files
-from sbi_physics.simulation.worker import Call, Job, Written
+from sbi_physics.simulation.worker import Job, Written
 from sbi_physics.store.layout import Rows, Status
 from sbi_physics.store.simulations import Simulations
 
@@ -78,7 +80,15 @@ def simulate(
         workers: number of processes; 1 runs in this process (a simulator that kills its process then ends the run);
             None starts one for each core when the run would take more than ten seconds, unless the simulator computes
             on a GPU.  Each computes with one thread, and takes about 0.3 GB of memory.
-        cluster: reserved for clusters of machines.
+        cluster: a Dask cluster to simulate on, instead of this machine (extra ``cluster``): the address of its
+            scheduler, as ``"tcp://host:8786"``, a ``distributed.Client``, or a cluster object.  Its workers write to
+            `out` themselves, which must lie where they and this process share files.  On a batch farm, with 50 jobs of
+            four cores::
+
+                from dask_jobqueue import SLURMCluster  # or HTCondorCluster, PBSCluster
+                with SLURMCluster(cores=4, memory="8GB", walltime="04:00:00") as cluster:
+                    cluster.scale(jobs=50)
+                    sp.simulate("decay.py:Decay", 10_000_000, out="/shared/decay.h5", timeout=60, cluster=cluster)
         timeout: seconds that one call of the simulator may take, for a block or, where that fails, for a single row.
         block_size: rows in a block, the unit of work, of writing and of resuming; chosen from n where None.
         theta: ``(n, P)`` to simulate at, instead of draws from the prior.
@@ -86,13 +96,14 @@ def simulate(
 
     Raises:
         UsageError: an argument is wrong, or the simulator cannot be found or sent to worker processes.
-        StoreError: `out` holds another run, is in use by another process, or cannot be written.
+        StoreError: `out` holds another run, is in use by another process, or cannot be written, or by a worker.
         SupportError: a row of `theta` is outside the prior.
+        SimulationError: the scheduler of the cluster is gone, or its tasks fail; what is written is kept.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError("a worker process is running the script again; call simulate under if __name__ == '__main__'")
-    if cluster is not None:
-        raise UsageError("cluster: needs the extra 'cluster' and a later version of sbi-physics; use workers=N here")
+    if cluster is not None and workers is not None:
+        raise UsageError("workers: a cluster has its own; give either workers or cluster")
     workers = None if workers is None else positive_integer(workers, "workers")
     timeout = None if timeout is None else _seconds(timeout)
     model = resolve_simulator(simulator)
@@ -100,12 +111,22 @@ def simulate(
         workers = 1  # several processes would share the one device
     identity = _identity(model, n, seed, block_size, theta)
     plan = identity.plan
-    with one_thread():
+    with one_thread(), nullcontext() if cluster is None else connected(cluster) as client:
+        means = _Means(workers, timeout, client)
         if out is None:
             run = _Run(model, identity, None, progress)
-            run.work(list(range(plan.blocks)), workers, timeout)
+            run.work(list(range(plan.blocks)), means)
             return _warned(run.collect(), model)
-        return _warned(_into_file(model, identity, Path(out), workers, timeout, progress), model)
+        return _warned(_into_file(model, identity, Path(out), means, progress), model)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Means:
+    """What a run is made with: processes here, or the workers of a client."""
+
+    workers: int | None
+    timeout: float | None
+    client: Any = None
 
 
 def run_identity(simulator: Simulator, n: int, *, seed: int = 0, theta: Any = None) -> dict[str, Any]:
@@ -144,9 +165,7 @@ def _plan(model: Simulator, n: int, seed: int, block_size: int | None, theta: An
     return Plan(parameters, n, check_seed(seed), size, given), f"sha256:{hashlib.sha256(given.tobytes()).hexdigest()}"
 
 
-def _into_file(
-    model: Simulator, identity: Identity, out: Path, workers: int | None, timeout: float | None, progress: bool
-) -> Simulations:
+def _into_file(model: Simulator, identity: Identity, out: Path, means: _Means, progress: bool) -> Simulations:
     done = finished(out, identity)
     if done is not None and not parts_folder(out).exists():
         _log.info("%s is complete", out)
@@ -159,8 +178,12 @@ def _into_file(
             blocks = set(parts.resume())
             if blocks:
                 _log.info("%s: resuming, %d of %d blocks are done", out, len(blocks), identity.plan.blocks)
-            run = _Run(model, identity, parts.folder, progress)
-            run.work([b for b in range(identity.plan.blocks) if b not in blocks], workers, timeout)
+            if means.client is not None:
+                check_folder(means.client, parts.folder, identity)
+            run = _Run(model, identity, parts.folder.resolve(), progress)
+            run.work([b for b in range(identity.plan.blocks) if b not in blocks], means)
+            if means.client is not None:
+                parts.await_blocks()
             with progress_bar(identity.plan.n, f"writing {out.name}", enabled=progress) as advance:
                 parts.merge(advance)
         parts.remove()
@@ -184,16 +207,18 @@ class _Run:
     def __init__(self, simulator: Simulator, identity: Identity, folder: Path | None, progress: bool) -> None:
         self.simulator, self.identity, self.plan, self.folder = simulator, identity, identity.plan, folder
         self._blocks: dict[int, Block] = {}
-        self._half: dict[int, dict[int, Outcome]] = {}
         self._finished: set[int] = set()
         self._progress, self._failures = progress, 0
         self._advance: Advance
 
-    def work(self, todo: list[int], workers: int | None, timeout: float | None) -> None:
+    def work(self, todo: list[int], means: _Means) -> None:
         """Make the blocks `todo`."""
-        left = deque(todo)
+        left, workers, timeout = deque(todo), means.workers, means.timeout
         with progress_bar(self.plan.n, self.identity.simulator, enabled=self._progress) as self._advance:
             self._advance(self.plan.n - sum(len(self.plan.rows(b)) for b in todo))
+            if means.client is not None:
+                self._far(todo, means)
+                return
             if timeout is None and workers == 1:
                 self._here(left, math.inf)
             elif timeout is None and workers is None:
@@ -240,44 +265,31 @@ class _Run:
     def _there(self, left: deque[int], workers: int, timeout: float | None) -> None:
         """Make blocks in worker processes."""
         with Pool(self._job(), min(workers, len(left) * self.plan.block_size), timeout) as pool:
-            running = 0
-            while left or running:
-                while left and pool.hungry:
-                    number = left.popleft()
-                    pool.submit(Call(number, None, self.plan.theta(number), self.plan.block_seed(number)))
-                    running += 1
-                for call, answer in pool.wait():
-                    running += self._take(pool, call, answer) - 1
+            for number, made in Maker(pool, self.plan).make(left):
+                self._take(number, made)
 
-    def _take(self, pool: Pool, call: Call, answer: Answer) -> int:
-        """Deal with the answer to a call; return the number of calls that it led to."""
-        if isinstance(answer, Written):
-            self._count(call.block, answer.counts)
-            return 0
-        if isinstance(answer, Block):
-            self._keep(call.block, answer)
-            return 0
-        rows = self.plan.rows(call.block)
-        if call.row is None:
-            self._half[call.block] = {}
-            for i in reversed(range(len(rows))):
-                row = Call(call.block, rows[i], call.theta[i : i + 1], self.plan.row_seed(rows[i]))
-                pool.submit(row, first=True)
-            return len(rows)
-        outcomes = self._half[call.block]
-        outcomes[call.row] = answer
-        if len(outcomes) == len(rows):
-            del self._half[call.block]
-            seeds = [self.plan.row_seed(row) for row in rows]
-            self._keep(call.block, block_of_rows(self.plan.theta(call.block), seeds, [outcomes[row] for row in rows]))
-        return 0
+    def _far(self, todo: list[int], means: _Means) -> None:
+        """Make blocks with the workers of a cluster."""
+        import cloudpickle
+
+        # By value what stands in the user's own script, which workers do not have.
+        job = self._job(cloudpickle.dumps)
+        sources = {module: Path(path).read_text(encoding="utf-8") for module, path in job.files.items()}
+        for number, made in Farm(means.client, job, sources, self.plan, means.timeout).make(todo):
+            self._take(number, made)
+
+    def _take(self, number: int, made: Made) -> None:
+        if isinstance(made, Written):
+            self._count(number, made.counts)
+        else:
+            self._keep(number, made)
 
     def _keep(self, number: int, block: Block) -> None:
         if self.folder is None:
             self._blocks[number] = block
         else:
             write_block(self.folder, number, block, self.identity)
-        self._count(number, {code: int((block.rows.status == code).sum()) for code in Status})
+        self._count(number, Written.of(block).counts)
 
     def _count(self, number: int, counts: Mapping[Status, int]) -> None:
         rows = len(self.plan.rows(number))
@@ -285,12 +297,12 @@ class _Run:
         self._failures += rows - counts[Status.OK]
         self._advance(rows, f"{self._failures} failed" if self._failures else "")
 
-    def _job(self) -> Job:
+    def _job(self, dumps: Callable[[Any], bytes] = pickle.dumps) -> Job:
         try:
-            simulator = pickle.dumps(self.simulator)
+            simulator = dumps(self.simulator)
             # A worker is told theta with each call.
             plan = dataclasses.replace(self.plan, given=None)
-            identity = pickle.dumps(Identity(plan, self.identity.simulator, self.identity.source))
+            identity = dumps(Identity(plan, self.identity.simulator, self.identity.source))
         except Exception as error:
             detail = " ".join(str(error).split())
             raise CannotStart(

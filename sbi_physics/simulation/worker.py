@@ -37,13 +37,13 @@ class Call:
     Attributes:
         block: its block.
         row: None for the whole block, else the row of the run.
-        theta: float32 ``(rows, P)``.
+        theta: float32 ``(rows, P)``; None for a block of draws from the prior, which the worker makes itself.
         seed: of the call.
     """
 
     block: int
     row: int | None
-    theta: NDArray[np.float32]
+    theta: NDArray[np.float32] | None
     seed: int
 
 
@@ -70,6 +70,11 @@ class Written:
 
     counts: dict[Status, int]
 
+    @classmethod
+    def of(cls, block: Block) -> "Written":
+        """Count the rows of a block."""
+        return cls({code: int((block.rows.status == code).sum()) for code in Status})
+
 
 def main(pipe: connection.Connection, job: Job) -> None:
     """Serve calls until the pipe closes."""
@@ -95,11 +100,12 @@ def main(pipe: connection.Connection, job: Job) -> None:
 
 def _serve(pipe: connection.Connection, simulator: Simulator, folder: Path | None, identity: Identity) -> None:
     task: Call = pipe.recv()
-    outcome = call(simulator, task.theta, task.seed)
+    theta = identity.plan.theta(task.block) if task.theta is None else task.theta
+    outcome = call(simulator, theta, task.seed)
     pipe.send(("called",))
     answer: Outcome | Block | Written = outcome
     if task.row is None and outcome.x is not None:
-        block = block_of_call(task.theta, task.seed, outcome)
+        block = block_of_call(theta, task.seed, outcome)
         answer = block
         if folder is not None:
             try:
@@ -107,7 +113,7 @@ def _serve(pipe: connection.Connection, simulator: Simulator, folder: Path | Non
             except StoreError as error:
                 pipe.send(("unwritten", str(error)))
                 return
-            answer = Written({code: int((block.rows.status == code).sum()) for code in Status})
+            answer = Written.of(block)
     pipe.send(("done", answer))
 
 

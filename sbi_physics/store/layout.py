@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from sbi_physics.core.errors import SBIPhysicsError, StoreError, UsageError
 from sbi_physics.core.parameters import Parameters
+from sbi_physics.store.careful import careful_file
 
 __all__ = ["FORMAT", "SCHEMA", "Header", "Rows", "Status", "opened", "read_errors", "read_header", "read_rows", "write"]
 
@@ -36,6 +37,7 @@ FORMAT = "sbi_physics.simulations"
 SCHEMA = 1
 _TEXT = h5py.string_dtype("utf-8", 300)
 _CHUNK_BYTES = 2**18
+_SLAB_BYTES = 2**23
 
 
 class Status(IntEnum):
@@ -130,9 +132,11 @@ def write(path: Path, header: Header, n: int, blocks: Iterable[Rows]) -> None:
         blocks: the rows in order; each must have the outputs of the header.
     """
     width = len(header.parameters)
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+    with careful_file(path) as file:
         text = header.to_json()
-        file.attrs.update(format=FORMAT, schema=SCHEMA, header=text, header_sha256=_digest(text))
+        file.attrs.update(schema=SCHEMA)
+        for key, value in (("format", FORMAT), ("header", text), ("header_sha256", _digest(text))):
+            write_text(file, key, value)
         theta = _create(file, "theta", n, (width,), "f4")
         outputs = {name: _create(file, f"x/{name}", n, shape, "f4") for name, shape in header.shapes.items()}
         status, seed = _create(file, "status", n, (), "u1"), _create(file, "seed", n, (), "u8")
@@ -143,7 +147,7 @@ def write(path: Path, header: Header, n: int, blocks: Iterable[Rows]) -> None:
                 name, (0,), dtype, maxshape=(None,), chunks=(256,), compression=1, shuffle=True, fletcher32=True
             )
         start = 0
-        for block in blocks:
+        for block in _slabs(blocks):
             rows = slice(start, start + len(block))
             theta[rows], status[rows], seed[rows] = block.theta, block.status, block.seed
             for name, output in outputs.items():
@@ -153,6 +157,37 @@ def write(path: Path, header: Header, n: int, blocks: Iterable[Rows]) -> None:
             start += len(block)
         if start != n:
             raise StoreError(f"{path}: expected {n} rows, got {start}")
+
+
+def _slabs(blocks: Iterable[Rows]) -> Iterator[Rows]:
+    """The same rows in pieces of some megabytes: HDF5 is at its best with whole chunks, and many of them."""
+    held: list[Rows] = []
+    size = 0
+    for block in blocks:
+        held.append(block)
+        size += block.theta.nbytes + sum(values.nbytes for values in block.x.values())
+        if size >= _SLAB_BYTES:
+            yield _joined(held)
+            held, size = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(blocks: list[Rows]) -> Rows:
+    if len(blocks) == 1:
+        return blocks[0]
+    starts = np.cumsum([0, *map(len, blocks)])
+    return Rows(
+        np.concatenate([block.theta for block in blocks]),
+        {name: np.concatenate([block.x[name] for block in blocks]) for name in blocks[0].x},
+        np.concatenate([block.status for block in blocks]),
+        np.concatenate([block.seed for block in blocks]),
+        {
+            int(start) + row: text
+            for start, block in zip(starts, blocks, strict=False)
+            for row, text in block.errors.items()
+        },
+    )
 
 
 def _create(file: h5py.File, name: str, n: int, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
@@ -179,6 +214,17 @@ def _append_errors(group: h5py.Group, errors: dict[int, str]) -> None:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_text(owner: h5py.Group, key: str, text: str) -> None:
+    """Write a text as an attribute of fixed length, which HDF5 keeps under a checksum."""
+    owner.attrs.create(key, text.encode(), dtype=h5py.string_dtype("utf-8", max(1, len(text.encode()))))
+
+
+def read_text(owner: h5py.Group, key: str) -> Any:
+    """A text among the attributes, of fixed or variable length; whatever else is there as it is."""
+    text = owner.attrs.get(key)
+    return bytes(text).decode(errors="replace") if isinstance(text, bytes | np.bytes_) else text
 
 
 @contextmanager
@@ -236,7 +282,7 @@ def read_header(file: h5py.File) -> tuple[Header, int]:
 
 
 def _check_format(file: h5py.File) -> None:
-    path, found = file.filename, file.attrs.get("format")
+    path, found = file.filename, read_text(file, "format")
     if found is None:
         raise StoreError(
             f"{path}: not a file of simulations: the attribute 'format' = {FORMAT!r} is missing; "
@@ -252,10 +298,10 @@ def _check_format(file: h5py.File) -> None:
 
 
 def _header_of(file: h5py.File) -> Header:
-    text: Any = file.attrs.get("header")
+    text: Any = read_text(file, "header")
     if not isinstance(text, str):
         raise StoreError(f"{file.filename}: the attribute 'header' is missing")
-    if _digest(text) != file.attrs.get("header_sha256"):
+    if _digest(text) != read_text(file, "header_sha256"):
         raise StoreError(f"{file.filename}: the file is damaged: its header does not match its checksum")
     try:
         return Header.from_json(text)

@@ -38,7 +38,7 @@ def run(command, folder):
 
 @pytest.mark.slow
 def test_the_shell_example(folder):
-    (script,) = (block for block in blocks("sh") if "sbi-physics simulate" in block)
+    (script,) = (block for block in blocks("sh") if "-o simulations.h5" in block)
     run(["bash", "-euc", script], folder)
     for name in ("simulations.h5", "fresh.h5", "posterior.safetensors", "calibration.png", "draws.h5", "corner.png"):
         assert (folder / name).stat().st_size > 1000, name

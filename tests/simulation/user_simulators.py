@@ -1,6 +1,7 @@
 """Simulators as a user writes them, in a file of their own; some misbehave."""
 
 import os
+import resource
 import signal
 import time
 
@@ -102,6 +103,34 @@ class DiesOnce(Good):
         if not os.path.exists(self.path):
             open(self.path, "w").close()
             os._exit(3)
+        return super().__call__(theta, seed=seed)
+
+
+class KillsItsWorker(Good):
+    """Ends the process that its own was started by, as a simulation may that takes the memory of a whole machine."""
+
+    def __call__(self, theta, *, seed):
+        if bool((theta[:, 0] > 0.9).any()):
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(1000)
+        return super().__call__(theta, seed=seed)
+
+
+class Greedy(Good):
+    """Takes more and more memory; with a `limit`, its process is refused more than so many bytes beyond what it has."""
+
+    def __init__(self, limit=None):
+        self.limit = limit
+
+    def __call__(self, theta, *, seed):
+        if self.limit:
+            with open("/proc/self/statm") as file:
+                most = int(file.read().split()[0]) * resource.getpagesize() + self.limit
+            resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        hoard = []
+        while bool((theta[:, 0] > 0.9).any()):
+            hoard.append(np.ones(2**22))
+            time.sleep(0.002)
         return super().__call__(theta, seed=seed)
 
 

@@ -1,0 +1,23 @@
+"""The part of the report on what simulating costs beyond the simulator."""
+
+from typing import Any
+
+from benchmarks.tables import table
+
+__all__ = ["overhead"]
+
+
+def overhead(result: dict[str, Any]) -> list[str]:
+    """Microseconds a simulation by way of running, and the rate of the store."""
+    times, store = result["overhead_microseconds"], result["store"]
+    rows = [[way, f"{value:.1f}"] for way, value in times.items() if isinstance(value, float)]
+    rates = [[way, f"{rate:,.0f}"] for way, rate in store["megabytes_a_second"].items()]
+    return [
+        "## Simulating and storing",
+        f"Overhead of the engine above a simulator of 5 parameters and 100 outputs, {result['simulations']:,} "
+        f"simulations in blocks of {result['block']:,}, from call to finished file, starts of processes included.",
+        table(["way", "microseconds a simulation"], rows),
+        f"Writing {store['rows']:,} rows of 5 + 100 numbers: {store['rate_over_plain']:.2f} of the rate of plain h5py, "
+        f"{store['rate_over_plain_on_the_disk']:.2f} where that, too, waits for the disk.",
+        table(["writer", "MB/s"], rates),
+    ]

@@ -1,0 +1,1 @@
+"""What simulating costs beyond the simulator itself."""
