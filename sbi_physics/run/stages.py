@@ -1,13 +1,13 @@
 """The stage engine: what is done already, what is to be done and why, and how it is done once and whole.
 
-A stage makes files in a folder of its own from its settings, its seed, files of the user and the folders of other stages.
-Its key is a checksum of all of those,
+A stage makes files in a folder of its own from its settings, its seed, files of the user and the folders of other
+stages.  Its key is a checksum of all of those,
 
     key = sha256(name, format, settings, seed, sha256 of user files, keys of the inputs),
 
-so that a stage whose key is that of its record, and whose files have the checksums of its record, need not be made again.
-A folder is made under another name and renamed when it is whole; one that was not finished stays, and a stage that can go
-on from what it finds there does.
+so that a stage whose key is that of its record, and whose files have the checksums of its record, need not be made
+again.  A folder is made under another name and renamed when it is whole; one that was not finished stays, and a stage
+that can go on from what it finds there does.
 
 ==============================  ======================================================================
 ``DIR/<stage>/``                what the stage made
