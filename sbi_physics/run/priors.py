@@ -84,9 +84,7 @@ def _parameter(
         distribution = _BUILD[part.distribution](part, factor)
     except ValueError as error:
         what = f"low {part.low:g} and high {part.high:g}" if hasattr(part, "low") else part.distribution
-        raise analysis.error(
-            keys, f"expected a {part.distribution} distribution with low < high, got {what}"
-        ) from error
+        raise analysis.error(keys, f"expected a {part.distribution} prior with low < high, got {what}") from error
     with analysis.blaming(*keys):
         made = Parameter(
             name,

@@ -154,7 +154,8 @@ class Engine:
             StoreError: a folder cannot be written.
             SBIPhysicsError: whatever a stage raises.
         """
-        steps, memory = [], {}
+        steps: list[Step] = []
+        memory: dict[str, Any] = {}
         for stage in self.stages:
             reason, record = self._reason(stage)
             if reason:
