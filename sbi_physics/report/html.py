@@ -26,8 +26,8 @@ from typing import Any, Literal, get_args
 from matplotlib.figure import Figure
 
 from sbi_physics.core.errors import UsageError
+from sbi_physics.report.cells import column_texts, is_number
 from sbi_physics.report.embedding import picture_of
-from sbi_physics.report.numbers import column_texts, is_number
 from sbi_physics.store.atomic import atomic_path
 
 __all__ = ["HTMLReport", "Kind", "Section"]
@@ -235,7 +235,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, 
     numeric = [any(is_number(row[i]) for row in rows) for i in range(len(columns))]
     classes = [' class="number"' if one else "" for one in numeric]
     head = "".join(
-        f'<th scope="col"{kind}>{escape(name)}' + (f' <span class="unit">[{escape(unit)}]</span>' if unit else "") + "</th>"
+        f'<th scope="col"{kind}>{escape(name)}{_unit(unit)}</th>'
         for name, unit, kind in zip(columns, units, classes, strict=True)
     )
     heads_rows = not numeric[0] and len(columns) > 1
@@ -250,6 +250,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, 
     body = "\n".join(lines)
     table = f"<table>{title}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
     return _scrolling(table, f"Table: {caption or ', '.join(columns)}", "tabular")
+
+
+def _unit(unit: str) -> str:
+    return f' <span class="unit">[{escape(unit)}]</span>' if unit else ""
 
 
 def _provenance(mapping: Mapping[str, Any]) -> str:
@@ -274,7 +278,7 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.")
         elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
-            yield from _flat(dict(enumerate(value)), f"{name}.")
+            yield from _flat({str(i): inner for i, inner in enumerate(value)}, f"{name}.")
         else:
             yield name, value
 

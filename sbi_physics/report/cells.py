@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Any, SupportsFloat
 
 __all__ = ["column_texts", "is_number", "number_text"]
 
@@ -18,11 +18,14 @@ def is_number(value: Any) -> bool:
     return isinstance(_plain(value), numbers.Real) and not isinstance(_plain(value), bool)
 
 
-def number_text(value: float) -> str:
+def number_text(value: SupportsFloat) -> str:
     """HTML of one number with at most four digits: ``0.5``, ``12 345``, ``1.2 × 10<sup>−7</sup>``."""
     if isinstance(value, numbers.Integral):
         return _grouped(f"{int(value)}")
-    value = float(value)
+    return _float_text(float(value))
+
+
+def _float_text(value: float) -> str:
     if math.isnan(value):
         return _NOTHING
     if math.isinf(value):
