@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from sbi_physics import __version__
-from sbi_physics.cli import anomaly, data, demo, doctor, integrate, posterior, report, simulate, surrogate
+from sbi_physics.cli import anomaly, data, demo, doctor, integrate, posterior, report, run, simulate, surrogate
 
 __all__ = ["app", "main"]
 
@@ -22,6 +22,7 @@ app.add_typer(posterior.app, name="posterior")
 app.add_typer(surrogate.app, name="surrogate")
 app.add_typer(anomaly.app, name="anomaly")
 app.command("integrate")(integrate.integrate)
+app.command("run")(run.run)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.command("demo")(demo.demo)

@@ -93,7 +93,8 @@ def _truth(analysis: Analysis, source: Source, given: dict[str, float]) -> torch
 
 def _keep(work: Work, x: Any, truth: Any) -> None:
     if isinstance(x, dict):
-        np.savez(work.folder / _NAMED, **{name: np.asarray(value) for name, value in x.items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in x.items()}
+        np.savez(work.folder / _NAMED, **arrays)
     else:
         np.save(work.folder / _OBSERVATION, np.asarray(x))
     if truth is not None:
@@ -160,7 +161,8 @@ def depends_of(analysis: Analysis) -> dict[str, Path]:
 
 def first_and_last(simulations: Simulations, last: int) -> tuple[Simulations, Simulations]:
     """All but the last rows of a file to learn from, and the last rows to check with."""
-    theta, x, parameters = simulations.theta, simulations.x, simulations.parameters
+    theta, parameters = simulations.theta, simulations.parameters
+    x: Any = simulations.x
     cut = len(theta) - last
     named = isinstance(x, dict)
     first = {key: value[:cut] for key, value in x.items()} if named else x[:cut]

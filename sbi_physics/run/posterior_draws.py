@@ -87,7 +87,7 @@ def correct_stage(analysis: Analysis, source: Source) -> Stage | None:
         return None
     if part.method == "none":
         return None
-    methods = ("importance", "mcmc") if part.method == "auto" else (part.method,)
+    methods: tuple[Any, ...] = ("importance", "mcmc") if part.method == "auto" else (part.method,)
 
     def make(work: Work) -> None:
         posterior, observed = load_posterior(work, device), read_observed(work.inputs["observe"])

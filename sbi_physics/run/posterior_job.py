@@ -174,16 +174,16 @@ def _keep(work: Work, posterior: Posterior, method: str) -> None:
     record = found["training"]
     findings = Findings(work.folder, "fit")
     section = findings.section("Training")
-    rows = [
-        ["method", method.upper()],
-        ["model", posterior.architecture.model],
-        ["networks", posterior.architecture.members],
-        ["simulations", found.get("simulations")],
-        ["likelihood calls", found.get("likelihood_calls")],
-        ["epochs", len(record["train_loss"])],
-        ["stopped by", record["stopped"]],
-        ["best validation loss", min(record["validation_loss"], default=None)],
-        ["lower bound of the log-evidence", found.get("elbo")],
+    rows: list[tuple[str, Any]] = [
+        ("method", method.upper()),
+        ("model", posterior.architecture.model),
+        ("networks", posterior.architecture.members),
+        ("simulations", found.get("simulations")),
+        ("likelihood calls", found.get("likelihood_calls")),
+        ("epochs", len(record["train_loss"])),
+        ("stopped by", record["stopped"]),
+        ("best validation loss", min(record["validation_loss"], default=None)),
+        ("lower bound of the log-evidence", found.get("elbo")),
     ]
     section.table(["training", "value"], [[name, _text(value)] for name, value in rows if value is not None])
     section.figure(

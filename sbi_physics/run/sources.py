@@ -17,6 +17,8 @@ from sbi_physics.store.tables import read_table
 
 __all__ = ["Source", "code_files", "local_spec", "source_of"]
 
+_USER = "sbi_physics_user_"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -105,11 +107,18 @@ def _made(
     return Source(parameters, simulator, simulations, files, settings)
 
 
-def code_files(target: Any) -> dict[str, Path]:
+def code_files(target: Any, spec: str = "") -> dict[str, Path]:
     """The Python file that an object comes from, and the modules beside it that were loaded with it, by name.
 
     Beside a file of the user those may be anything that it imports; of an installed package it is the one file.
+
+    Args:
+        target: what was loaded.
+        spec: the name that it was loaded by; ``path/file.py:Name`` says the file.
     """
+    stated, colon, _ = spec.rpartition(":")
+    if colon and stated.endswith(".py"):
+        return _beside(Path(stated).resolve())
     inner = getattr(target, "simulator", target)
     owner = inner if inspect.isfunction(inner) or inspect.isclass(inner) else type(inner)
     module = sys.modules.get(owner.__module__)
@@ -117,8 +126,11 @@ def code_files(target: Any) -> dict[str, Path]:
     if file is None:
         return {}
     path = Path(file).resolve()
-    if not owner.__module__.startswith("sbi_physics_user_"):
-        return {path.name: path}
+    return _beside(path) if owner.__module__.startswith(_USER) else {path.name: path}
+
+
+def _beside(path: Path) -> dict[str, Path]:
+    """A file of the user, and the modules of its folder that are loaded."""
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    beside = {Path(one).resolve() for one in files if one is not None and Path(one).suffix == ".py"}
-    return {one.name: one for one in sorted(beside) if one.parent == path.parent}
+    found = {path, *(Path(one).resolve() for one in files if one is not None and one.endswith(".py"))}
+    return {one.name: one for one in sorted(found) if one.parent == path.parent}
