@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from sbi_physics.core.random import derive
-from sbi_physics.models.build import training_settings
+from sbi_physics.models.build import MODELS, training_settings
+from sbi_physics.models.flows.build import FLOWS
+from sbi_physics.posterior.build import RATIO_OPTIONS
 from sbi_physics.posterior.nle import NLE
 from sbi_physics.posterior.npe import NPE
 from sbi_physics.posterior.nre import NRE
@@ -123,9 +125,20 @@ def _estimator(analysis: Analysis, source: Source) -> Any:
         value = getattr(method, name, None)
         if value is not None:
             given[name] = value
+    for name in method.options:
+        if name not in (known := _options_of(method)):
+            raise analysis.error(["method", "options", name], f"expected one of {', '.join(known)}")
     with analysis.blaming("method"):
         kind: Any = {"npe": NPE, "nle": NLE, "nre": NRE}[method.name]
         return kind(source.parameters, **given, **method.options)
+
+
+def _options_of(method: Any) -> tuple[str, ...]:
+    """The options that the model of a method takes."""
+    if method.name == "nre":
+        return tuple(RATIO_OPTIONS)
+    model = method.model or "nsf"
+    return tuple(FLOWS[model][1]) if model in FLOWS else tuple(MODELS[model].options)
 
 
 def _variational_stage(analysis: Analysis, source: Source) -> Stage:
