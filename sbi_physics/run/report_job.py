@@ -43,8 +43,10 @@ def report_stage(analysis: Analysis, before: list[Stage]) -> Stage:
         root = next(iter(work.inputs.values())).parent
         report_of(results, root).write(work.folder / PAGE_FILE)
 
-    settings = {"title": title, "subtitle": config.subtitle, "text": analysis.text, "overrides": analysis.overrides}
-    return Stage("report", make, settings, tuple(stage.name for stage in before))
+    settings = {"title": title, "subtitle": config.subtitle, "overrides": analysis.overrides}
+    return Stage(
+        "report", make, settings, tuple(stage.name for stage in before), files={"analysis.toml": analysis.path}
+    )
 
 
 def _provenance(analysis: Analysis, work: Work) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where the numbers of an analysis come from: simulators, files of simulations, tables; and which files those are."""
 
+import ast
 import inspect
 import sys
 from dataclasses import dataclass
@@ -108,9 +109,7 @@ def _made(
 
 
 def code_files(target: Any, spec: str = "") -> dict[str, Path]:
-    """The Python file that an object comes from, and the modules beside it that were loaded with it, by name.
-
-    Beside a file of the user those may be anything that it imports; of an installed package it is the one file.
+    """The Python file that an object comes from and, of a user, the files beside it that it imports, by name.
 
     Args:
         target: what was loaded.
@@ -130,7 +129,32 @@ def code_files(target: Any, spec: str = "") -> dict[str, Path]:
 
 
 def _beside(path: Path) -> dict[str, Path]:
-    """A file of the user, and the modules of its folder that are loaded."""
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    found = {path, *(Path(one).resolve() for one in files if one is not None and one.endswith(".py"))}
-    return {one.name: one for one in sorted(found) if one.parent == path.parent}
+    """A file of the user, and the files of its folder that it imports, or that those import."""
+    found: dict[str, Path] = {}
+    todo = [path]
+    while todo:
+        file = todo.pop()
+        name = file.relative_to(path.parent).as_posix()
+        if name in found:
+            continue
+        found[name] = file
+        for module in _imports(file):
+            inner = path.parent.joinpath(*module.split("."))
+            todo += [one for one in (inner.with_suffix(".py"), inner / "__init__.py") if one.is_file()]
+    return dict(sorted(found.items()))
+
+
+def _imports(file: Path) -> set[str]:
+    """The modules that a Python file may import by name."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    # A package is loaded before what is in it.
+    return names | {name.rsplit(".", k)[0] for name in names for k in range(1, name.count(".") + 1)}

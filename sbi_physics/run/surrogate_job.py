@@ -156,7 +156,7 @@ def _check_stage(analysis: Analysis, source: Source, last: int) -> Stage:
             alt="Classifiers, response, correlations and the features that differ most, of real and generated events.",
             caption="Real and generated events.",
         )
-        findings.numbers(passed=report.passed, **report.to_dict())
+        findings.numbers(**report.to_dict())
         findings.write()
 
     settings = {**part.model_dump(), "device": device, "held_out": last, "simulator": source.settings["simulator"]}

@@ -81,12 +81,19 @@ def test_a_change_redoes_what_depends_on_it_and_nothing_before(copied, overrides
         assert made(copied, *overrides) == []
 
 
+def test_a_comment_in_the_file_redoes_the_report_alone(copied):
+    copied.write_text(copied.read_text() + "# a note\n")
+    assert planned(copied) == {"report": "file analysis.toml changed"}
+    assert made(copied) == ["report"]
+    assert (copied.parent / "analysis-run" / "analysis.toml").read_text().endswith("# a note\n")
+
+
 def test_a_plan_says_why_and_does_nothing(copied):
     assert planned(copied, "seeds.sample=5") == {
         "sample": "seed 1 -> 5",
         "correct": "sample changed",
-        "predict": "sample changed, correct changed",
-        "report": 'overrides [] -> ["seeds.sample=5"], sample changed, correct changed and 1 more',
+        "predict": "correct changed, sample changed",
+        "report": 'overrides [] -> ["seeds.sample=5"], correct changed, predict changed and 1 more',
     }
     assert made(copied) == []
 
