@@ -253,6 +253,7 @@ class ReferencePart(Part):
 
     steps: Count = 2000
     walkers: Annotated[int, Field(ge=4)] = 128
+    c2st: bool = True
     max_calls: Count | None = None
 
 

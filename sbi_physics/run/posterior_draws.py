@@ -35,6 +35,7 @@ _MOST_FOR_CORNER = 12
 _GOOD_C2ST, _BAD_C2ST = 0.55, 0.6
 _MOST_FOR_C2ST = 5_000
 _CONVERGED = 50
+_WORTH_PROCESSES = 2_000
 
 
 def load_posterior(work: Work, device: str) -> Posterior:
@@ -170,14 +171,14 @@ def reference_stage(analysis: Analysis, source: Source) -> Stage | None:
         )
         exact = chain.resample(min(config.budget.draws, len(chain)), seed=derive(work.seed, "thin"), replace=False)
         write_samples(work.folder / SAMPLES_FILE, {"mcmc": exact})
-        _compared(work, exact, chain, observed)
+        _compared(work, exact, chain, observed, distances=part.c2st)
 
     settings = {**source.settings, **part.model_dump(), "draws": config.budget.draws, "device": config.compute.device}
     inputs = ("observe", "sample", *(("correct",) if corrected else ()))
     return Stage("reference", make, settings, inputs, analysis.seed("reference"), source.code)
 
 
-def _compared(work: Work, exact: Samples, chain: Samples, observed: Observed) -> None:
+def _compared(work: Work, exact: Samples, chain: Samples, observed: Observed, *, distances: bool) -> None:
     """Say how far the draws are from those of MCMC."""
     findings = Findings(work.folder, "reference")
     section = findings.section(_SECTION)
@@ -185,14 +186,12 @@ def _compared(work: Work, exact: Samples, chain: Samples, observed: Observed) ->
     corrected = work.inputs.get("correct", Path()) / SAMPLES_FILE
     if "correct" in work.inputs and corrected.exists():
         sets["corrected"] = read_samples(corrected)["corrected"]
-    distances = {}
-    for name, samples in sets.items():
-        n = min(_MOST_FOR_C2ST, len(samples), len(exact))
-        distances[name] = float(c2st(exact.values[:n], samples.values[:n], workers=min(5, cores())))
-    best = distances.get("corrected", distances["network"])
-    kind: Any = "good" if best <= _GOOD_C2ST else "warning" if best <= _BAD_C2ST else "bad"
-    told = ", ".join(f"{value:.3f} ({name})" for name, value in distances.items())
-    findings.verdict(kind, f"Beside MCMC on the exact likelihood: C2ST {told}; 0.5 is perfect.")
+    found = _distances(sets, exact) if distances else {}
+    if found:
+        best = found.get("corrected", found["network"])
+        kind: Any = "good" if best <= _GOOD_C2ST else "warning" if best <= _BAD_C2ST else "bad"
+        told = ", ".join(f"{value:.3f} ({name})" for name, value in found.items())
+        findings.verdict(kind, f"Beside MCMC on the exact likelihood: C2ST {told}; 0.5 is perfect.")
     lengths = float(chain.diagnostics.get("lengths", math.inf))
     if lengths < _CONVERGED:
         findings.verdict(
@@ -201,12 +200,22 @@ def _compared(work: Work, exact: Samples, chain: Samples, observed: Observed) ->
     _table(section, exact, observed, "MCMC (emcee)")
     _corner(section, {**sets, "MCMC": exact}, observed, "of the draws of each method")
     findings.numbers(
-        c2st=distances,
+        c2st=found,
         intervals=intervals(exact),
         likelihood_calls=chain.cost.likelihood_calls,
         **{name: value for name, value in chain.diagnostics.items() if isinstance(value, int | float)},
     )
     findings.write()
+
+
+def _distances(sets: dict[str, Samples], exact: Samples) -> dict[str, float]:
+    """How well a classifier tells each set of draws from those of MCMC."""
+    found = {}
+    for name, samples in sets.items():
+        n = min(_MOST_FOR_C2ST, len(samples), len(exact))
+        workers = min(5, cores()) if n >= _WORTH_PROCESSES else 1
+        found[name] = float(c2st(exact.values[:n], samples.values[:n], workers=workers))
+    return found
 
 
 def best_draws(work: Work) -> tuple[Samples, str]:

@@ -13,12 +13,12 @@ SMALL = {
         "method={ name = 'npe', embedding = 'flat', options = { transforms = 1, hidden_features = 8, blocks = 1 }, "
         "augment = false, training.epochs = 2 }",
         "correct={ method = 'mcmc', proposals = 400 }",
-        "reference={ steps = 200, walkers = 32 }",
+        "reference={ steps = 200, walkers = 32, c2st = false }",
         "diagnostics.calibration_draws=30",
     ],
     "calorimeter": [
         "budget={ simulations = 300, check = 800 }",
-        "method={ model = 'mixture', geometry = 'photons', training.epochs = 1 }",
+        "method={ model = 'vae', geometry = 'photons', options.hidden_features = 16, training.epochs = 1 }",
         "diagnostics={ classifier_epochs = 1, timing = false }",
     ],
     "muon_pairs": ["budget={ rel_error = 1e-2, events = 200 }", "method.neural=false"],
@@ -81,12 +81,10 @@ def test_a_seed_and_a_plan(result, program, tmp_path):
 
 
 def test_les_houches_events(result, tmp_path):
-    import pylhe
-
     lhe = ["--set", "lhe={ incoming = [11, -11], outgoing = [13, -13] }"]
     found = result("run", EXAMPLES / "muon_pairs.toml", "-o", tmp_path / "run", *options("muon_pairs"), *lhe)
-    events = list(pylhe.read_lhe(str(tmp_path / "run" / "events" / "events.lhe")))
-    assert len(events) == found["results"]["events"]["events"] == 200
+    text = (tmp_path / "run" / "events" / "events.lhe").read_text()
+    assert text.count("<event>") == found["results"]["events"]["events"] == 200
 
 
 @pytest.mark.parametrize(
@@ -96,7 +94,10 @@ def test_les_houches_events(result, tmp_path):
         ('job = "integrate"\nintegrand = "muons"\n', "line 2: integrand: integrand: expected a name"),
         ('job = "integrate"\n\n[budget]\nevents = 1.5\n', "integrand: this key must be there"),
         ('job = "integrate"\nintegrand = "f.py:g"\n[lhe]\nincoming = []\n', "line 4: lhe.incoming: "),
-        ('job = "anomaly"\n[data]\nsimulator = "two_moons"\n[search]\nsignal_region = [1, 2]\n', "line 3: data.simulator"),
+        (
+            'job = "anomaly"\n[data]\nsimulator = "two_moons"\n[search]\nsignal_region = [1, 2]\n',
+            "line 3: data.simulator",
+        ),
         ('job = "anomaly"\n[data]\n[search]\nsignal_region = [1]\n', "line 4: search.signal_region: "),
         ('job = "surrogate"\nsimulator = "two_moons"\nmethod.model = "x"\n', "line 3: method.model: "),
         ('job = "surrogate"\n', "simulator: expected a simulator, simulations or a table"),
