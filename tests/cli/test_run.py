@@ -95,7 +95,7 @@ def test_les_houches_events(result, tmp_path):
         ('job = "integrate"\n\n[budget]\nevents = 1.5\n', "integrand: this key must be there"),
         ('job = "integrate"\nintegrand = "f.py:g"\n[lhe]\nincoming = []\n', "line 4: lhe.incoming: "),
         (
-            'job = "anomaly"\n[data]\nsimulator = "two_moons"\n[search]\nsignal_region = [1, 2]\n',
+            'job = "anomaly"\n[data]\nsimulator = "sir"\n[search]\nsignal_region = [1, 2]\n',
             "line 3: data.simulator",
         ),
         ('job = "anomaly"\n[data]\n[search]\nsignal_region = [1]\n', "line 4: search.signal_region: "),

@@ -229,7 +229,7 @@ def test_what_a_stage_raises_ends_the_run_and_leaves_what_is_done(line_files, tm
     with pytest.raises(UsageError):
         run_analysis(path, overrides=impossible)
     (tmp_path / "line.py").write_text((tmp_path / "line.py").read_text().replace("self._mean(theta) +", "1 / 0 +"))
-    with pytest.raises(SimulationError, match="none of 300 simulations succeeded: .*division by zero"):
+    with pytest.raises(SimulationError, match=r"none of 300 simulations succeeded: .*division by zero"):
         run_analysis(path)
     assert (tmp_path / "analysis-run" / "observe" / "stage.json").exists()
     assert not (tmp_path / "analysis-run" / "simulate").exists()
