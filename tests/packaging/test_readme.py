@@ -56,12 +56,8 @@ def test_the_python_examples(folder):
 def test_the_analysis_from_one_file(folder):
     (text,) = blocks("toml")
     (folder / "decay.toml").write_text(text)
-    fewer = [
-        "budget={ simulations = 200, calibration = 20, draws = 200 }",
-        "method.name=nle",
-        "method.training.epochs=1",
-    ]
-    fewer.append("diagnostics.calibration=false")
+    fewer = ["budget={ simulations = 200, calibration = 20, draws = 200, predictive = 400 }"]
+    fewer += ["method={ name = 'npe', augment = false, training.epochs = 1 }"]
     run(["sbi-physics", "run", "decay.toml", *(part for one in fewer for part in ("--set", one))], folder)
     assert (folder / "decay-run" / "report.html").stat().st_size > 10_000
 
