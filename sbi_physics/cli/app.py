@@ -6,7 +6,19 @@ from typing import Any
 import typer
 
 from sbi_physics import __version__
-from sbi_physics.cli import anomaly, data, demo, doctor, integrate, posterior, report, simulate, store, surrogate
+from sbi_physics.cli import (
+    anomaly,
+    data,
+    demo,
+    doctor,
+    integrate,
+    posterior,
+    report,
+    run,
+    simulate,
+    store,
+    surrogate,
+)
 
 __all__ = ["app", "main"]
 
@@ -23,6 +35,7 @@ app.add_typer(surrogate.app, name="surrogate")
 app.add_typer(anomaly.app, name="anomaly")
 app.command("integrate")(integrate.integrate)
 app.add_typer(store.app, name="store")
+app.command("run")(run.run)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.command("demo")(demo.demo)

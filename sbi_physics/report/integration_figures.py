@@ -71,7 +71,7 @@ def weight_panel(axis: Axes, weights: Mapping[str, Any]) -> None:
     axis.legend(frameon=False, fontsize=_SMALL, loc="upper left")
 
 
-def event_panel(axis: Axes, name: str, reference: Any, events: Any) -> None:
+def event_panel(axis: Axes, name: str, reference: Any, events: Any, *, label: str = "brute force") -> None:
     """Draw the distribution of an observable of events over that of brute force.
 
     Args:
@@ -79,10 +79,11 @@ def event_panel(axis: Axes, name: str, reference: Any, events: Any) -> None:
         name: of the observable.
         reference: its values of brute force ``(n,)``.
         events: its values of the events ``(m,)``.
+        label: what the reference is.
     """
     low, high = np.quantile(np.asarray(reference, dtype=float), [0.001, 0.999])
     bins = np.linspace(low, high, _BINS // 2 + 1).tolist()
-    axis.hist(np.asarray(reference), bins=bins, density=True, color="0.8", label="brute force")
+    axis.hist(np.asarray(reference), bins=bins, density=True, color="0.8", label=label)
     axis.hist(np.asarray(events), bins=bins, density=True, **_line(COLOURS[0], "unweighted events"))
     axis.set(xlabel=name, ylabel="density", ylim=(0, 1.35 * axis.get_ylim()[1]))
     axis.legend(frameon=False, fontsize=_SMALL, loc="upper right")

@@ -52,6 +52,16 @@ def test_the_python_examples(folder):
     assert "pareto_k" in output
 
 
+@pytest.mark.slow
+def test_the_analysis_from_one_file(folder):
+    (text,) = blocks("toml")
+    (folder / "decay.toml").write_text(text)
+    fewer = ["budget={ simulations = 200, calibration = 20, draws = 200, predictive = 400 }"]
+    fewer += ["method={ name = 'npe', augment = false, training.epochs = 1 }"]
+    run(["sbi-physics", "run", "decay.toml", *(part for one in fewer for part in ("--set", one))], folder)
+    assert (folder / "decay-run" / "report.html").stat().st_size > 10_000
+
+
 def test_the_make_targets_and_paths_exist():
     targets = re.findall(r"`?make (\w+)", TEXT)
     makefile = (ROOT / "Makefile").read_text()
