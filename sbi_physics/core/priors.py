@@ -283,7 +283,8 @@ def from_spec(spec: dict[str, Any]) -> td.Distribution | None:
             raise KeyError(family)
         values = {a: torch.tensor(v, dtype=getattr(torch, t)) for a, (t, v) in spec["arguments"].items()}
         build: Callable[..., td.Distribution] = cls
-        return build(**values)
+        # By default damage would be let in where a library (zuko does) has turned validation off for the process.
+        return build(**values, validate_args=True)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise StoreError(f"the stored prior cannot be read: {error}") from error
 

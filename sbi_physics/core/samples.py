@@ -222,6 +222,7 @@ class Samples:
 
         GetDist keeps densities from leaking over bounds that it knows.  Weighted and independent draws are said to be
         uncorrelated; chains, where `diagnostics` counts them, stay apart, and GetDist estimates their correlation.
+        Log-likelihoods are not kept with draws: what GetDist says of a best fit means nothing.
 
         Raises:
             UsageError: GetDist is not installed.
@@ -239,6 +240,8 @@ class Samples:
         rows = weights > 0
         ends = [] if self.bounds is None else self.bounds.tolist()
         return MCSamples(
+            # GetDist cannot tell chains apart that come without log-likelihoods.
+            loglikes=np.split(np.zeros(len(values)), chains) if several else None,
             samples=np.split(values, chains) if several else values[rows],
             weights=np.split(weights, chains) if several else weights[rows],
             names=list(self.names),
