@@ -55,8 +55,10 @@ JOBS: dict[str, tuple[Script, ...]] = {
     "surrogate": (
         Script(
             "surrogate.galaxy",
-            ("--particles", "2000", "--stars", "4000", "--seeds", "1", "--steps", "2000")
-            + ("--picture", "{out}/galaxy.png"),
+            (
+                *("--particles", "2000", "--stars", "4000", "--seeds", "1", "--steps", "2000"),
+                *("--picture", "{out}/galaxy.png"),
+            ),
         ),
     ),
     "integrate": (Script("integration.events", ("--cases", "three_jets")),),
