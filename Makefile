@@ -54,7 +54,7 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.integration.table
 	$(BIN)/python -m benchmarks.integration.events
 	$(BIN)/python -m benchmarks.integration.lattice
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks table
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

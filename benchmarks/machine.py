@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["RESULTS", "describe_machine", "keep_row", "write_result"]
+__all__ = ["DEVICE", "RESULTS", "describe_machine", "keep_row", "write_result"]
 
-RESULTS = Path(__file__).parent / "results"
+# `python -m benchmarks run` sends quick figures elsewhere, and says on which device Markov chains are to run.
+RESULTS = Path(os.environ.get("SBI_PHYSICS_BENCHMARK_RESULTS") or Path(__file__).parent / "results")
+DEVICE = os.environ.get("SBI_PHYSICS_BENCHMARK_DEVICE") or "cpu"
 
 
 def describe_machine(*packages: str) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def _processor() -> str:
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
     """Write a result beside the others and return its path."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return path

@@ -1,6 +1,6 @@
 """Write benchmarks/RESULTS.md from the JSON files in benchmarks/results.
 
-python -m benchmarks.report
+python -m benchmarks table
 """
 
 import json
@@ -17,13 +17,29 @@ from benchmarks.report_simulation import overhead
 from benchmarks.report_supernovae import union3
 from benchmarks.tables import numbers, table
 
-__all__ = ["main"]
+__all__ = ["main", "parts_of"]
 
+_GALAXY_EMCEE = (
+    "emcee on the exact density: {independent_stars:,.0f} independent stars in {seconds:.0f} s, {calls_per_star:,.0f} "
+    "evaluations for each; {verdict}."
+)
 _GPU_SIDES = ("nflows", "eager", "graphed", "fused")
 
 
-def main() -> None:
-    """Write the document and say where it is."""
+def main(results: Path = RESULTS, path: Path = Path(__file__).parent / "RESULTS.md") -> None:
+    """Write the document and say where it is.
+
+    Args:
+        results: the folder of the JSON files.
+        path: the document.
+    """
+    parts = ["# Results", "Written by `python -m benchmarks table` from `benchmarks/results/`; do not edit."]
+    path.write_text("\n\n".join([*parts, *parts_of(results)]) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+
+
+def parts_of(results: Path) -> list[str]:
+    """Titles, tables and lines of what a folder of results holds."""
     sections = {"vs_sbi_two_moons": _posteriors, "flow_fits": _fits, "flow_steps": _steps}
     sections |= {"sbibm_posteriors": _tasks, "sbibm_exact": _exact, "flow_ensembles": _ensembles, "flow_gpu": _gpu}
     sections |= {"many_observations": _many, "calibration": _calibration, "oscillator": _oscillator}
@@ -32,16 +48,14 @@ def main() -> None:
     sections |= {"integration_table": integrals, "integration_events": events, "lattice": lattice}
     sections |= {"pulsar_timing": arrays, "free_spectrum": free_spectra, "simulation_overhead": overhead}
     sections |= {"supernovae": union3}
-    parts = ["# Results", "Written by `python -m benchmarks.report` from `benchmarks/results/`; do not edit."]
+    parts: list[str] = []
     for name, section in sections.items():
-        path = RESULTS / f"{name}.json"
+        path = results / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text(encoding="utf-8"))
             machines = [row["machine"] for row in _measured(result)]
             parts += [*section(result), *dict.fromkeys(map(_machine, machines))]
-    path = Path(__file__).parent / "RESULTS.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(f"written to {path}")
+    return parts
 
 
 def _measured(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -167,10 +181,12 @@ def _galaxy(result: dict[str, Any]) -> list[str]:
         [str(row["seed"]), *(f"{row[name]['auc']:.3f} ± {row[name]['error']:.3f}" for name in names)]
         for row in result["rows"]
     ]
-    return [
+    parts = [
         f"## Stars from {result['particles']:,} star particles: six-dimensional AUC against true stars",
         table(["galaxy", "upsampled", "fixed kernels of the best scale", "true stars"], rows),
     ]
+    chain = result.get("emcee", {})
+    return [*parts, _GALAXY_EMCEE.format(**chain)] if chain.get("independent_stars") else parts
 
 
 def _surrogate_checks(result: dict[str, Any]) -> list[str]:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nflows.flows.base import Flow
 from torch import nn
 
 from sbi_physics.core.allocation import allocating_most
 from sbi_physics.core.errors import BudgetError, SBIPhysicsError, StoreError, UsageError
+from sbi_physics.models.flows.zuko_flow import as_flow
 from sbi_physics.posterior.files import KINDS, posterior_from
 from sbi_physics.store.models import read_model
 from sbi_physics.store.simulations import Simulations
@@ -44,7 +44,7 @@ def load(
     path: str | Path | Sequence[str | Path],
     *,
     device: str | torch.device = "auto",
-    flow: Flow | None = None,
+    flow: Any = None,
     embedding: nn.Module | None = None,
 ) -> Any:
     """Read a trained `Posterior` or `Surrogate`, as the file says, from a file; or open files of simulations.
@@ -52,7 +52,7 @@ def load(
     Args:
         path: the file; of simulations (``.h5``) also several, which are opened as one.
         device: where the model is to live.
-        flow: a flow of the same structure, where a posterior was trained with one of the user's own.
+        flow: a flow of nflows or zuko of the same structure, where a posterior was trained with one of the user's own.
         embedding: likewise an embedding network.
 
     Raises:
@@ -77,7 +77,7 @@ def load(
         with allocating_most(limit):
             if kind == Surrogate.KIND:
                 return surrogate_from(path, header, tensors, device)
-            return posterior_from(path, header, tensors, device=device, flow=flow, embedding=embedding)
+            return posterior_from(path, header, tensors, device=device, flow=as_flow(flow), embedding=embedding)
     except (BudgetError, UsageError) as error:
         if isinstance(error, UsageError) and (kind != Surrogate.KIND):
             raise

@@ -12,7 +12,7 @@ draws and their correction; the others begin anew.
 The distance moduli of Union3 are themselves a posterior, whose prior is not flat in the parameters of a cosmology
 (arXiv:2412.14181): like other users of the binned table, all three methods take it for a likelihood.
 
-    python -m benchmarks.posterior.supernovae [--models LambdaCDM wCDM] [--seed 1] [--simulations 20000]
+    python -m benchmarks.posterior.supernovae [--models LambdaCDM wCDM] [--seed 1] [--simulations 20000] [--steps 4000]
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import sbi_physics as sp
-from benchmarks.machine import describe_machine, keep_row
+from benchmarks.machine import DEVICE, describe_machine, keep_row
 from sbi_physics.core.random import derive
 from sbi_physics.sampling.target import posterior_target
 from sbi_physics.store.datasets import fetch
@@ -49,9 +49,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--simulations", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of emcee")
     options = parser.parse_args()
     for model in options.models:
-        row = _measure(model, options.simulations, options.seed)
+        row = _measure(model, options.simulations, options.steps, options.seed)
         print(*row.items(), sep="\n", flush=True)
         print(f"written to {keep_row(NAME, row | {'machine': describe_machine('emcee', 'scikit-learn')}, ['model'])}")
 
@@ -62,12 +63,12 @@ def union3(model: Any, **options: Any) -> Supernovae:
     return Supernovae.from_files(files["lcparam_full.txt"], files["mag_covmat.txt"], model=model, **options)
 
 
-def _measure(model: str, simulations: int, seed: int) -> dict[str, Any]:
+def _measure(model: str, simulations: int, steps: int, seed: int) -> dict[str, Any]:
     simulator = union3(model)
     answers = {
         "npe": _npe(simulator, simulations, seed),
         "vi": _vi(simulator, seed),
-        "emcee": _emcee(simulator, seed),
+        "emcee": _emcee(simulator, steps, seed),
     }
     exact = _quadrature(model)
     row: dict[str, Any] = {
@@ -134,7 +135,7 @@ def _corrected(simulator: Supernovae, posterior: sp.Posterior, x_obs: Tensor, se
     return samples, samples.resample(DRAWS, seed=seed, replace=False).values
 
 
-def _emcee(simulator: Supernovae, seed: int) -> tuple[sp.Samples, Tensor, dict[str, Any]]:
+def _emcee(simulator: Supernovae, steps: int, seed: int) -> tuple[sp.Samples, Tensor, dict[str, Any]]:
     began = time.monotonic()
     target = posterior_target(simulator.parameters, simulator.log_likelihood, simulator.observed)
     wide = simulator.parameters.sample(20_000, seed=derive(seed, "start")).double()
@@ -142,11 +143,11 @@ def _emcee(simulator: Supernovae, seed: int) -> tuple[sp.Samples, Tensor, dict[s
     samples = sp.mcmc(
         target,
         start,
-        steps=STEPS,
+        steps=steps,
         walkers=WALKERS,
         parameters=simulator.parameters,
         seed=seed,
-        device="cpu",
+        device=DEVICE,
         progress=False,
     )
     seconds = time.monotonic() - began

@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--stars", type=int, default=50_000)
     parser.add_argument("--ensemble", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=MCMC_STEPS, help="of emcee")
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
     galaxy = Galaxy()
@@ -52,7 +53,7 @@ def main() -> None:
         "stars": options.stars,
         "ensemble": options.ensemble,
         "rows": rows,
-        "emcee": _emcee(galaxy, options.seeds[0]),
+        "emcee": _emcee(galaxy, options.steps, options.seeds[0]),
         "machine": describe_machine("emcee", "scikit-learn"),
     }
     print(f"written to {write_result('galaxy', result)}")
@@ -133,16 +134,16 @@ def _log_densities(
     return found
 
 
-def _emcee(galaxy: Galaxy, seed: int) -> dict[str, Any]:
+def _emcee(galaxy: Galaxy, steps: int, seed: int) -> dict[str, Any]:
     """What an independent star costs by Markov chain Monte Carlo on the exact density."""
     start = galaxy.sample_stars(MCMC_WALKERS, seed=derive(seed, "walkers")).phase_space
     samples = sp.mcmc(
-        galaxy.log_density, start, steps=MCMC_STEPS, walkers=MCMC_WALKERS, seed=seed, device="cpu", progress=False
+        galaxy.log_density, start, steps=steps, walkers=MCMC_WALKERS, seed=seed, device="cpu", progress=False
     )
     size = samples.diagnostics.get("effective_sample_size")
     independent = None if size is None else float(torch.as_tensor(size).min())
     return {
-        "steps": MCMC_STEPS,
+        "steps": steps,
         "walkers": MCMC_WALKERS,
         "seconds": samples.cost.seconds,
         "calls": samples.cost.likelihood_calls,

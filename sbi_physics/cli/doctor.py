@@ -17,7 +17,8 @@ REQUIRED = (
     *("scikit-learn", "safetensors", "pydantic", "typer", "rich", "pooch", "lazy_loader"),
 )
 OPTIONAL = {
-    **{"arviz": "arviz", "distributed": "cluster", "dask-jobqueue": "cluster", "zuko": "zuko", "sbi": "bench"},
+    **{"arviz": "arviz", "getdist": "getdist", "distributed": "cluster", "dask-jobqueue": "cluster"},
+    **{"zuko": "zuko", "sbi": "bench"},
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
 }
 

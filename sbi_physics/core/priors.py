@@ -131,12 +131,52 @@ def bounds_of(prior: td.Distribution) -> Tensor:
     Raises:
         SupportError: the support is not a product of intervals (a simplex, integers).
     """
-    dims = int(prior.event_shape[0])
+    return _ends(prior, int(prior.event_shape[0]))
+
+
+def _ends(prior: td.Distribution, dims: int) -> Tensor:
+    if isinstance(prior, ProductPrior):
+        return torch.cat([_ends(one, 1) for one in prior.components])
+    if isinstance(prior, td.Independent):
+        return _ends(prior.base_dist, dims)
+    # Torch takes the codomain of the last transform, which for a shift of a bounded base is the whole real space.
+    if type(prior) is td.TransformedDistribution:
+        ends = _ends(prior.base_dist, dims)
+        for transform in td.ComposeTransform(list(prior.transforms)).parts:
+            ends = _moved(ends, transform, dims)
+        return ends
     try:
         support = prior.support
     except NotImplementedError as error:
         raise SupportError(f"prior: {type(prior).__name__} does not state its support") from error
     return _interval(support, dims)
+
+
+def _moved(ends: Tensor, transform: td.Transform, dims: int) -> Tensor:
+    """Where a transform takes intervals ``(P, 2)``; of one that is not elementwise and monotonic the whole codomain.
+
+    Raises:
+        SupportError: such a one is given intervals that are only a part of its domain.
+    """
+    if isinstance(transform, td.ComposeTransform):
+        for part in transform.parts:
+            ends = _moved(ends, part, dims)
+        return ends
+    if isinstance(transform, td.IndependentTransform):
+        return _moved(ends, transform.base_transform, dims)
+    domain, codomain = _interval(transform.domain, dims), _interval(transform.codomain, dims)
+    try:
+        sign = torch.as_tensor(transform.sign).detach().cpu().expand(dims)
+    except (NotImplementedError, RuntimeError, AttributeError):
+        if torch.equal(ends, domain):
+            return codomain
+        raise SupportError(
+            f"prior: the support after {type(transform).__name__} of {ends.tolist()} is not known to be a product of "
+            "intervals; give the parameters in coordinates where that holds"
+        ) from None
+    codomain = torch.where(sign.unsqueeze(-1) < 0, codomain.flip(-1), codomain)
+    there = transform(ends.T).detach().cpu().T.to(torch.float64)
+    return torch.where(ends == domain, codomain, there).sort(-1).values
 
 
 def _interval(support: Any, dims: int, *, mixture: bool = False) -> Tensor:
@@ -243,7 +283,8 @@ def from_spec(spec: dict[str, Any]) -> td.Distribution | None:
             raise KeyError(family)
         values = {a: torch.tensor(v, dtype=getattr(torch, t)) for a, (t, v) in spec["arguments"].items()}
         build: Callable[..., td.Distribution] = cls
-        return build(**values)
+        # By default damage would be let in where a library (zuko does) has turned validation off for the process.
+        return build(**values, validate_args=True)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise StoreError(f"the stored prior cannot be read: {error}") from error
 

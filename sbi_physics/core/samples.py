@@ -43,6 +43,7 @@ class Samples:
         log_weights: ``(n,)`` or ``(B, n)`` natural logarithms of importance weights up to a constant; None when equal.
         cost: seconds and calls spent.
         diagnostics: named numbers that say how far to trust the draws (``pareto_k``, ``acceptance``, ...).
+        bounds: ``(P, 2)`` lower and upper ends of the prior, infinite where there is none; None where not known.
     """
 
     values: Tensor
@@ -52,6 +53,7 @@ class Samples:
     log_weights: Tensor | None = None
     cost: Cost = field(default_factory=Cost)
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    bounds: Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
@@ -65,11 +67,13 @@ class Samples:
             raise ShapeError(
                 f"log_weights: expected {tuple(self.values.shape[:-1])}, got {tuple(self.log_weights.shape)}"
             )
+        if self.bounds is not None and self.bounds.shape != (len(self.names), 2):
+            raise ShapeError(f"bounds: expected ({len(self.names)}, 2), got {tuple(self.bounds.shape)}")
 
     @classmethod
     def of(cls, values: Tensor, parameters: Parameters, **more: Any) -> "Samples":
         """Draws ``(n, P)`` or ``(B, n, P)`` of the given parameters."""
-        return cls(values, parameters.names, parameters.units, parameters.labels, **more)
+        return cls(values, parameters.names, parameters.units, parameters.labels, bounds=parameters.bounds, **more)
 
     def __len__(self) -> int:
         return int(self.values.shape[-2])
@@ -110,6 +114,7 @@ class Samples:
             names=tuple(chosen),
             units=tuple(self.units[i] for i in index),
             labels=tuple(self.labels[i] for i in index),
+            bounds=None if self.bounds is None else self.bounds[index],
         )
 
     @property
@@ -151,7 +156,7 @@ class Samples:
         values = torch.take_along_dim(self.values, index.unsqueeze(-1), dim=-2)
         # Rows in a random order are no chains any more.
         diagnostics = {name: value for name, value in self.diagnostics.items() if name != "chains"}
-        return Samples(values, self.names, self.units, self.labels, None, self.cost, diagnostics)
+        return Samples(values, self.names, self.units, self.labels, None, self.cost, diagnostics, self.bounds)
 
     def quantile(self, q: float | Sequence[float]) -> Tensor:
         """Weighted quantiles of each parameter.
@@ -211,3 +216,46 @@ class Samples:
         # A chain-major layout lets ArviZ compute R-hat between the walkers.
         shaped = values.reshape(chains, -1, values.shape[-1]) if len(values) % chains == 0 else values[None]
         return arviz.from_dict({name: shaped[..., i] for i, name in enumerate(self.names)})
+
+    def to_getdist(self) -> Any:
+        """A `getdist.MCSamples` (extra ``getdist``): weights, names, labels with units, and the bounds of the prior.
+
+        GetDist keeps densities from leaking over bounds that it knows.  Weighted and independent draws are said to be
+        uncorrelated; chains, where `diagnostics` counts them, stay apart, and GetDist estimates their correlation.
+        Log-likelihoods are not kept with draws: what GetDist says of a best fit means nothing.
+
+        Raises:
+            UsageError: GetDist is not installed.
+            ShapeError: there are several observations.
+        """
+        try:
+            from getdist import MCSamples
+        except ImportError as error:
+            raise UsageError("to_getdist needs GetDist: pip install 'sbi-physics[getdist]'") from error
+        if self.values.ndim != 2:
+            raise ShapeError("to_getdist: expected the samples of one observation; use .observation(b) first")
+        values, weights = self.to_numpy().astype(float), self.weights.numpy() * len(self)
+        chains = int(self.diagnostics.get("chains", 1))
+        several = self.log_weights is None and chains > 1 and len(values) % chains == 0
+        rows = weights > 0
+        ends = [] if self.bounds is None else self.bounds.tolist()
+        return MCSamples(
+            # GetDist cannot tell chains apart that come without log-likelihoods.
+            loglikes=np.split(np.zeros(len(values)), chains) if several else None,
+            samples=np.split(values, chains) if several else values[rows],
+            weights=np.split(weights, chains) if several else weights[rows],
+            names=list(self.names),
+            labels=[_latex(label, unit) for label, unit in zip(self.labels, self.units, strict=True)],
+            ranges={n: [x if np.isfinite(x) else None for x in row] for n, row in zip(self.names, ends, strict=False)},
+            sampler="mcmc" if several else "uncorrelated",
+            settings={"ignore_rows": 0},
+        )
+
+
+def _latex(label: str, unit: str) -> str:
+    """A label and its unit in LaTeX, without the dollar signs."""
+    if not unit:
+        return label.replace("$", "")
+    from astropy.units import Unit
+
+    return f"{label.replace('$', '')}\\;[{Unit(unit).to_string('latex_inline').strip('$')}]"

@@ -32,6 +32,7 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.embedding.residual import ResidualEncoder
 from sbi_physics.models.flows.build import BOX
 from sbi_physics.models.flows.engines import check_engine
+from sbi_physics.models.flows.zuko_flow import as_flow
 from sbi_physics.models.scaling import scaled_rows
 from sbi_physics.posterior.augmentation import (
     held_out_score,
@@ -68,8 +69,8 @@ class NPE:
         prior: `Parameters`, or any torch distribution over P numbers.
         model: a flow, ``"nsf"``, ``"maf"``, ``"maf-spline"`` or ``"nsf-box"`` (where all bounds are finite); another
             model, ``"mixture"``, ``"made"``, ``"recurrent"``, ``"flow-matching"``, ``"score"`` or ``"kernel"``
-            (`models.build`); or an `nflows.flows.Flow` over P features whose context is what the embedding gives;
-            `fit` trains a copy of it.
+            (`models.build`); or an `nflows.flows.Flow` or `zuko.flows.Flow` over P
+            features whose context is what the embedding gives; `fit` trains a copy of it.
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
             ``(n, *x_shape)`` to ``(n, C)``; None takes ``"residual"`` for flows; ``"flat"`` is without any.
@@ -90,7 +91,7 @@ class NPE:
     def __init__(
         self,
         prior: Any,
-        model: str | Flow = "nsf",
+        model: Any = "nsf",
         embedding: Any = None,
         device: str | torch.device = "auto",
         *,
@@ -103,9 +104,11 @@ class NPE:
         if augment not in (True, False, "auto"):
             raise UsageError(f"augment: expected True, False or 'auto', got {augment!r}")
         self.augment = augment
-        self.parameters = Parameters.from_prior(prior)
+        self.parameters, model = Parameters.from_prior(prior), as_flow(model)
         if not isinstance(model, Flow) and model not in known_models():
-            raise UsageError(f"model: expected one of {', '.join(known_models())} or an nflows Flow, got {model!r}")
+            raise UsageError(
+                f"model: expected one of {', '.join(known_models())} or a Flow of nflows or zuko, got {model!r}"
+            )
         if isinstance(model, Flow) and options:
             raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
         if model == BOX:

@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from nflows.flows.base import Flow
 
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import UsageError
@@ -54,7 +53,7 @@ class TSNPE:
     def __init__(
         self,
         prior: Any,
-        model: str | Flow = "nsf",
+        model: Any = "nsf",
         embedding: Any = None,
         device: str | torch.device = "auto",
         *,

@@ -190,8 +190,9 @@ def _collect(
     names = parameters.names if parameters else tuple(f"theta_{i}" for i in range(p))
     units = parameters.units if parameters else ()
     labels = parameters.labels if parameters else ()
+    bounds = parameters.bounds if parameters else None
     cost = Cost(time.monotonic() - density.began, 0, density.calls)
-    return Samples(values[0] if single else values, names, units, labels, None, cost, diagnostics)
+    return Samples(values[0] if single else values, names, units, labels, None, cost, diagnostics, bounds)
 
 
 def _convergence(theta: Tensor, diverged: Tensor, single: bool, wanted: int) -> dict[str, Any]:

@@ -181,4 +181,5 @@ def _collect(
     names = parameters.names if parameters else tuple(f"theta_{i}" for i in range(dims))
     units = parameters.units if parameters else ()
     labels = parameters.labels if parameters else ()
-    return Samples(values, names, units, labels, None, cost, diagnostics)
+    bounds = parameters.bounds if parameters else None
+    return Samples(values, names, units, labels, None, cost, diagnostics, bounds)

@@ -1,8 +1,8 @@
 """Sample files: named sets of draws in one HDF5 file.
 
-Each group is one `Samples`: a data set ``values`` ``(n, P)``, ``log_weights`` where the draws are weighted, and the
-attributes ``names``, ``units``, ``labels``.  Data sets carry checksums, and attributes have text of fixed length, as in
-files of simulations.
+Each group is one `Samples`: a data set ``values`` ``(n, P)``, ``log_weights`` where the draws are weighted, ``bounds``
+``(P, 2)`` of the prior where they are known, and the attributes ``names``, ``units``, ``labels``.  Data sets carry
+checksums, and attributes have text of fixed length, as in files of simulations.
 """
 
 from collections.abc import Mapping
@@ -37,6 +37,8 @@ def write_samples(path: str | Path, samples: Mapping[str, Samples]) -> None:
             create_checked(group, "values", one.to_numpy())
             if one.log_weights is not None:
                 create_checked(group, "log_weights", one.log_weights.detach().cpu().numpy())
+            if one.bounds is not None:
+                create_checked(group, "bounds", one.bounds.detach().cpu().numpy())
             for key, words in (("names", one.names), ("units", one.units), ("labels", one.labels)):
                 encoded = [word.encode() for word in words]
                 width = max(1, *map(len, encoded))
@@ -64,7 +66,9 @@ def read_samples(path: str | Path) -> dict[str, Samples]:
 def _read_group(group: h5py.Group) -> Samples:
     names, units, labels = (tuple(map(_word, group.attrs[key])) for key in ("names", "units", "labels"))
     weights = torch.as_tensor(read_dataset(group, "log_weights")) if "log_weights" in group else None
-    return Samples(torch.as_tensor(read_dataset(group, "values")), names, units, labels, weights)
+    bounds = torch.as_tensor(read_dataset(group, "bounds")) if "bounds" in group else None
+    values = torch.as_tensor(read_dataset(group, "values"))
+    return Samples(values, names, units, labels, weights, bounds=bounds)
 
 
 def _word(word: str | bytes) -> str:

@@ -82,6 +82,17 @@ def test_data(result, program):
     assert (status, out.strip()) == (0, path)
 
 
+def test_data_sets_come_with_licence_and_citation(program, result):
+    """For people as in JSON."""
+    _, out, _ = program("data", "list")
+    datasets = result("data", "list")["datasets"]
+    names = {"cms_dijet", "lhco", "nanograv15", "pta_freespec", "radial_velocity", "union3"}
+    assert {one["name"] for one in datasets} == names
+    for one in datasets:
+        assert f"licence: {one['licence']}" in out
+        assert f"cite: {one['citation']}" in out
+
+
 def test_json_is_strict():
     values = {"k": math.inf, "rows": [1.5, -math.inf, (math.nan, "inf")], "deep": {"n": math.nan, "b": True, "z": None}}
     strict = {"k": None, "rows": [1.5, None, [None, "inf"]], "deep": {"n": None, "b": True, "z": None}}

@@ -234,7 +234,7 @@ def test_stores(npe, crude, uniform, uniform_pairs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "nfs"}, "model: expected one of nsf, .*, mixture, .* or an nflows Flow, got 'nfs'"),
+        ({"model": "nfs"}, "model: expected one of nsf, .*, mixture, .* or a Flow of nflows or zuko, got 'nfs'"),
         ({"model": "score", "ensemble": 2}, "ensemble: only flows come in ensembles, got 2 of the model 'score'"),
         ({"embedding": len}, "embedding: expected a torch module"),
         ({"device": "tpu"}, "device: expected 'auto', 'cpu'"),
