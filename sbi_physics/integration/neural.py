@@ -157,20 +157,20 @@ def train_flows(
         joint = model.log_joint(z, log_grid)
         log_q = joint.logsumexp(1)
         if loss == "kl":
-            return -weight * log_q
+            return -log_q
         ratio = torch.exp((relative - log_q).clamp(max=_LARGEST))
         if loss == "variance":
-            return weight * ratio
+            return ratio
         if loss == "tail":
-            return weight * ratio**_TAIL_POWER
+            return ratio**_TAIL_POWER
         shares = torch.exp(joint.detach() - joint.detach().logsumexp(1, keepdim=True))
         moments = (shares * (weight * ratio).unsqueeze(1)).mean(0)
         return moments.clamp(min=1e-12).sqrt().sum().square().expand(len(z))
 
     settings = config or TrainConfig(epochs=40, patience=6)
     train(
-        model, per_event, [z, log_grid, relative, weights], config=settings, seed=seed, progress=progress,
-        description="flows",
+        model, per_event, [z, log_grid, relative, weights], weights=weights, config=settings, seed=seed,
+        progress=progress, description="flows",
     )  # fmt: skip
     model.flow.eval()
     return model.mixture(ProductGrid.uniform(mixture.dims))

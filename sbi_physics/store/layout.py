@@ -56,7 +56,7 @@ LIBVER = ("v110", "v110")
 
 _TEXT = h5py.string_dtype("utf-8", 300)
 _CHUNK_BYTES = 2**18
-_SLAB_BYTES = 2**23
+_SLAB_BYTES = 2**21
 _LARGEST_CHUNK = 2**30
 # Deflate makes at most 1032 bytes of one.
 _MOST_SQUEEZED = 1100

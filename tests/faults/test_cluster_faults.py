@@ -249,7 +249,7 @@ def test_a_disk_that_is_full(dask, user, run, digest, undisturbed, tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)], capture_output=True
     ).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
@@ -280,7 +280,7 @@ def test_files_that_may_not_grow(stops, workers, user, user_file, run, digest, u
     script, out = tmp_path / "limited.py", tmp_path / "x.h5"
     script.write_text(LIMITED)
     whole = undisturbed("Good")
-    limit = 6_000 if stops == "a block" else (tmp_path / "undisturbed.h5").stat().st_size - 1
+    limit = 3_000 if stops == "a block" else (tmp_path / "undisturbed.h5").stat().st_size - 1
     result = subprocess.run(
         [sys.executable, str(script), f"{user_file}:Good", str(limit), str(out), str(workers)],
         capture_output=True,

@@ -70,7 +70,9 @@ def test_it_is_not_for_weights_failures_or_budgets(uniform, uniform_pairs):
     spoilt[3] = torch.nan
     estimator = sp.NPE(uniform.parameters, **TINY, augment=True)
     for options in ({"weights": torch.ones(500)}, {"failed": "correct"}):
-        with pytest.raises(sp.UsageError, match="augment: expected simulations without weights and without failures"):
+        with pytest.raises(
+            sp.UsageError, match="augment: expected simulations in memory, without weights and without failures"
+        ):
             estimator.fit(theta, spoilt if "failed" in options else x, progress=False, **options)
     silent = sp.NPE(uniform.parameters, **TINY).fit(theta, x, weights=torch.ones(500), progress=False)
     assert silent.provenance["augmented"] is False
