@@ -29,6 +29,7 @@ __all__ = [
     "SeedOption",
     "check_writable",
     "foreign_code",
+    "kind_of",
     "load_posterior",
     "make_folder",
     "to_json",
@@ -134,6 +135,15 @@ def check_writable(path: Path) -> None:
         raise StoreError(f"{path}: cannot be written, it is a folder")
 
 
+def kind_of(loaded: Any) -> str:
+    """What was in a file, in words."""
+    import sbi_physics as sp
+
+    if isinstance(loaded, sp.Simulations):
+        return "simulations"
+    return "a posterior" if isinstance(loaded, sp.Posterior) else "a surrogate"
+
+
 def load_posterior(path: Path, device: str) -> "Posterior":
     """The posterior of a file.
 
@@ -144,5 +154,5 @@ def load_posterior(path: Path, device: str) -> "Posterior":
 
     loaded = sp.load(path, device=device)
     if not isinstance(loaded, sp.Posterior):
-        raise sp.UsageError(f"{path}: expected a posterior, got a {type(loaded).__name__.lower()}")
+        raise sp.UsageError(f"{path}: expected a posterior, got {kind_of(loaded)}")
     return loaded

@@ -14,6 +14,7 @@ from sbi_physics.cli.common import (
     SeedOption,
     check_writable,
     foreign_code,
+    kind_of,
 )
 
 if TYPE_CHECKING:
@@ -295,5 +296,5 @@ def _surrogate(path: Path, device: str) -> "Surrogate":
 
     loaded = sp.load(path, device=device)
     if not isinstance(loaded, sp.Surrogate):
-        raise sp.UsageError(f"{path}: expected a surrogate, got a posterior")
+        raise sp.UsageError(f"{path}: expected a surrogate, got {kind_of(loaded)}")
     return loaded

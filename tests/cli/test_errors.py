@@ -99,7 +99,7 @@ WRONG = {
     "model truncated": ("posterior sample cut.st -x x.npy -o d.h5", "cut.st: damaged, or not a safetensors file"),
     "model empty": ("posterior sample empty.st -x x.npy -o d.h5", "empty.st: the file is empty"),
     "model missing": ("posterior sample none.st -x x.npy -o d.h5", "none.st: no such file"),
-    "model of another kind": ("posterior check moons.h5 moons.h5", "moons.h5: damaged, or not a safetensors file"),
+    "model of another kind": ("posterior check moons.h5 moons.h5", "moons.h5: expected a posterior, got simulations"),
     "unknown device": (f"{SAMPLE} -x x.npy --device tpu", "device: expected 'auto', 'cpu'"),
     "unknown simulator": ("simulate moon -n 5 -o s.h5", "simulator: expected a name (bernoulli_glm, "),
     "file without simulator": (f"simulate {MODELS}:Moon -n 5 -o s.h5", "has no 'Moon'; it defines: Chatty, Line"),

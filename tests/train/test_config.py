@@ -24,7 +24,7 @@ BAD = {
     "validation_fraction": ([0.0, 1.0, 1.2, -0.1, math.nan], "a number between 0 and 1"),
     "max_seconds": ([0.0, -1.0, math.nan, "1h"], "a number above 0, or None"),
     "checkpoint_seconds": ([-1.0, math.nan, None], "a number of at least 0"),
-    "memory": ([0, -5, 2.5, True, "1 GB"], "an integer of at least 1, or None"),
+    "memory": ([0, -1, 2.5, "1 GB"], "an integer of at least 1, or None"),
 }
 
 
