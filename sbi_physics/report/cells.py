@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, SupportsFloat
 
-__all__ = ["column_texts", "is_number", "number_text"]
+__all__ = ["column_texts", "is_number", "number_text", "value_with_error"]
 
 _DIGITS = 4
 _LOW, _HIGH = 1e-3, 1e6
@@ -37,6 +37,23 @@ def _float_text(value: float) -> str:
     decimals = max(0, _DIGITS - 1 - math.floor(math.log10(abs(value)))) if value else 0
     text = f"{value:.{decimals}f}"
     return _grouped(text.rstrip("0").rstrip(".") if "." in text else text)
+
+
+def value_with_error(value: SupportsFloat, error: SupportsFloat) -> str:
+    """Plain text of a value and its error, to two digits of the error: ``20.8850 ± 0.0010``, ``(1.20 ± 0.15)e-7``.
+
+    Where the error is zero or not finite, the value has six digits.
+    """
+    centre, width = float(value), float(error)
+    if not (math.isfinite(centre) and math.isfinite(width) and width > 0):
+        return f"{centre:.6g} ± {width:.2g}".replace("-", "−")
+    power = math.floor(math.log10(max(abs(centre), width)))
+    power = power if not -4 < power < 6 else 0
+    scale = 10.0**power
+    # Rounding first: an error of 0.0996 is 0.10, not 0.100.
+    digits = -int(f"{width / scale:.1e}".partition("e")[2]) + 1
+    text = f"{round(centre / scale, digits):.{max(digits, 0)}f} ± {round(width / scale, digits):.{max(digits, 0)}f}"
+    return (f"({text})e{power}" if power else text).replace("-", "−")
 
 
 def column_texts(cells: Sequence[Any]) -> list[str]:

@@ -44,7 +44,7 @@ class Picture:
     @property
     def wide(self) -> bool:
         """Whether the words in it would be too small on a phone."""
-        return self.width > _WIDE and self.width > 1.5 * self.height
+        return self.width > _WIDE
 
 
 def figure_bytes(figure: Figure) -> tuple[str, bytes]:

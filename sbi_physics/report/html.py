@@ -50,7 +50,7 @@ class Section:
     def text(self, text: str) -> None:
         """Add paragraphs; a blank line parts them."""
         for paragraph in re.split(r"\n\s*\n", text.strip()):
-            self._items.append(f"<p>{escape(' '.join(paragraph.split()))}</p>")
+            self._items.append(f"<p>{_words(paragraph)}</p>")
 
     def table(
         self,
@@ -104,7 +104,7 @@ class Section:
         )
         if picture.wide:
             image = _scrolling(image, f"Figure: {caption or alt}", "wide")
-        words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        words = f"<figcaption>{_words(caption)}</figcaption>" if caption else ""
         self._items.append(f"<figure>{image}{words}</figure>")
 
     def html(self) -> str:
@@ -164,7 +164,7 @@ class HTMLReport:
     def html(self) -> str:
         """The page as HTML."""
         style = files("sbi_physics.report").joinpath("page.css").read_text(encoding="utf-8")
-        subtitle = f'\n<p class="subtitle">{escape(self.subtitle)}</p>' if self.subtitle else ""
+        subtitle = f'\n<p class="subtitle">{_words(self.subtitle)}</p>' if self.subtitle else ""
         parts = [_verdict_list(self._verdicts), self._contents(), *(section.html() for section in self._sections)]
         if self._provenance:
             parts.append(_provenance(self._provenance))
@@ -210,12 +210,17 @@ class HTMLReport:
         return f'<nav aria-label="Contents"><ul>{items}</ul></nav>'
 
 
+def _words(text: str) -> str:
+    """Escaped words in which no line breaks between a number and its percent sign."""
+    return re.sub(r"(?<=\d) %", "\u00a0%", escape(" ".join(text.split())))
+
+
 def _verdict_list(verdicts: Sequence[tuple[Kind, str]]) -> str:
     if not verdicts:
         return ""
     items = "\n".join(
         f'<li class="{kind}"><span class="mark" aria-hidden="true">{_MARKS[kind]}</span>'
-        f'<span class="kind">{kind.capitalize()}</span> <span>{escape(text)}</span></li>'
+        f'<span class="kind">{kind.capitalize()}</span> <span>{_words(text)}</span></li>'
         for kind, text in verdicts
     )
     return (
@@ -246,7 +251,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, 
             tag, scope = ("th", ' scope="row"') if heads_rows and j == 0 else ("td", "")
             line += f"<{tag}{scope}{kind}>{cells[j][i]}</{tag}>"
         lines.append(f"<tr>{line}</tr>")
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f"<caption>{_words(caption)}</caption>" if caption else ""
     body = "\n".join(lines)
     table = f"<table>{title}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
     return _scrolling(table, f"Table: {caption or ', '.join(columns)}", "tabular")
@@ -257,18 +262,20 @@ def _unit(unit: str) -> str:
 
 
 def _provenance(mapping: Mapping[str, Any]) -> str:
-    plain = {key: value for key, value in mapping.items() if not isinstance(value, Mapping)}
-    parts = [_definitions(plain)] if plain else []
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            parts.append(f"<h3>{escape(str(key))}</h3>\n{_definitions(value)}" if value else "")
+    """Values, then mappings under headings of their own, then whole texts, which are long."""
+    inner = {key: value for key, value in mapping.items() if isinstance(value, Mapping)}
+    texts = {key: value for key, value in mapping.items() if isinstance(value, str) and "\n" in value.strip("\n")}
+    values = {key: value for key, value in mapping.items() if key not in inner and key not in texts}
+    parts = [_definitions(values)]
+    parts += [f"<h3>{escape(str(key))}</h3>\n{_definitions(value)}" for key, value in inner.items() if value]
+    parts += [f"<h3>{escape(str(key))}</h3>\n{_exact(text)}" for key, text in texts.items()]
     body = "\n".join(part for part in parts if part)
     return f'<section aria-labelledby="provenance">\n<h2 id="provenance">Provenance</h2>\n{body}\n</section>'
 
 
 def _definitions(mapping: Mapping[str, Any]) -> str:
     entries = "\n".join(f"<div><dt>{escape(key)}</dt><dd>{_exact(value)}</dd></div>" for key, value in _flat(mapping))
-    return f"<dl>\n{entries}\n</dl>"
+    return f"<dl>\n{entries}\n</dl>" if entries else ""
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

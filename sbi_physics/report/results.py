@@ -112,7 +112,7 @@ def store_figure(figure: Figure, directory: str | Path, name: str) -> str:
         UsageError: `name` is not a plain file name.
         StoreError: the file cannot be written.
     """
-    if not name or Path(name).name != name:
+    if name in ("", "..") or Path(name).name != name:
         raise UsageError(f"name: expected a file name without a folder, got {name!r}")
     folder = Path(directory) / "figures"
     try:

@@ -10,7 +10,7 @@ import sbi_physics
 from sbi_physics.cli.common import foreign_code, to_json
 
 VERBS = [
-    *([], ["simulate"], ["demo"], ["doctor"], ["data"], ["data", "list"], ["data", "fetch"], ["posterior"]),
+    *([], ["simulate"], ["demo"], ["doctor"], ["report"], ["data"], ["data", "list"], ["data", "fetch"], ["posterior"]),
     *(["posterior", verb] for verb in ("fit", "sample", "check", "compare")),
     *(["surrogate", *verb] for verb in ([], ["fit"], ["sample"], ["check"])),
 ]
