@@ -6,10 +6,11 @@ than one key, or on what a simulator says of itself, is checked where the stages
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from sbi_physics.core.checks import known_keys
 from sbi_physics.core.errors import UsageError
+from sbi_physics.run.prior_configuration import Finite, Part, Positive, PriorPart
 from sbi_physics.train.config import RULES
 
 __all__ = [
@@ -26,81 +27,7 @@ __all__ = [
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Part(BaseModel):
-    """A table of the file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
-
-
-class _OneParameter(Part):
-    unit: str | None = None
-    label: str | None = None
-    periodic: bool | None = None
-
-
-class UniformPart(_OneParameter):
-    """Uniform between two numbers."""
-
-    distribution: Literal["uniform"]
-    low: Finite
-    high: Finite
-
-
-class LogUniformPart(_OneParameter):
-    """Uniform in the logarithm between two positive numbers."""
-
-    distribution: Literal["log-uniform"]
-    low: Positive
-    high: Positive
-
-
-class NormalPart(_OneParameter):
-    """Normal with a mean and a standard deviation."""
-
-    distribution: Literal["normal"]
-    mean: Finite
-    sigma: Positive
-
-
-class LogNormalPart(_OneParameter):
-    """A median, and the standard deviation of the natural logarithm."""
-
-    distribution: Literal["log-normal"]
-    median: Positive
-    sigma: Positive
-
-
-class HalfNormalPart(_OneParameter):
-    """Normal about zero, positive values alone."""
-
-    distribution: Literal["half-normal"]
-    sigma: Positive
-
-
-class ExponentialPart(_OneParameter):
-    """Falling exponentially from zero, with a mean."""
-
-    distribution: Literal["exponential"]
-    mean: Positive
-
-
-class GammaPart(_OneParameter):
-    """A shape and a scale; the mean is their product."""
-
-    distribution: Literal["gamma"]
-    shape: Positive
-    scale: Positive
-
-
-PriorPart = Annotated[
-    UniformPart | LogUniformPart | NormalPart | LogNormalPart | HalfNormalPart | ExponentialPart | GammaPart,
-    Field(discriminator="distribution"),
-]
 
 
 class ComputePart(Part):
