@@ -317,9 +317,8 @@ def _chosen(bins: int | Sequence[int] | None, count: int) -> list[int]:
     """Numbers of the frequencies to take, ascending."""
     if bins is None:
         return list(range(count))
-    whole = isinstance(bins, int | np.integer) and not isinstance(bins, bool)
-    if whole and 1 <= bins <= count:  # type: ignore[operator]
-        return list(range(int(bins)))  # type: ignore[arg-type]
+    if isinstance(bins, int | np.integer) and not isinstance(bins, bool) and 1 <= bins <= count:
+        return list(range(int(bins)))
     chosen = list(bins) if isinstance(bins, Sequence | np.ndarray | range) and not isinstance(bins, str) else []
     good = all(isinstance(b, int | np.integer) and not isinstance(b, bool) and 0 <= b < count for b in chosen)
     if not chosen or not good or len(set(chosen)) < len(chosen):

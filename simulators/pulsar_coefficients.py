@@ -40,6 +40,7 @@ class PulsarCoefficients:
 
     Attributes:
         array: the pulsars and their model.
+        missing: whether NaN in what is simulated is no failure.
         parameters: of the array.
         x_shape: ``(n_p, 4 K)``.
 
@@ -53,6 +54,7 @@ class PulsarCoefficients:
         if not 0 <= absent < 1:
             raise UsageError(f"absent: expected a probability in [0, 1), got {absent!r}")
         self.array, self.absent = array, float(absent)
+        self.missing = self.absent > 0
         self.parameters: Parameters = array.parameters
         self.x_shape = torch.Size([len(array.pulsars), 4 * array.red_modes])
         self._triangles = [

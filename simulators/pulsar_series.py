@@ -33,6 +33,7 @@ class PulsarSeries:
 
     Attributes:
         array: the pulsars and their model.
+        missing: whether NaN in what is simulated is no failure.
         parameters: of the array.
         x_shape: ``(n_p, E, 3 + receivers)``, E the largest number of epochs.
         receivers: their names, in the order of the channels.
@@ -52,6 +53,7 @@ class PulsarSeries:
         self.receivers = tuple(sorted({name for each in self._epochs for name in each.receivers}))
         self._scales = [float(each.uncertainties.median()) * 1e6 for each in self._epochs]
         self._design = self._constant_channels()
+        self.missing = self.absent > 0 or bool(torch.isnan(self._design).any())
         self.x_shape = torch.Size([*self._design.shape[:2], self._design.shape[2] + 1])
 
     def _constant_channels(self) -> Tensor:

@@ -236,22 +236,22 @@ class TimingLikelihood:
                 low.unsqueeze(1) * torch.repeat_interleave(torch.sqrt(shared), 2, dim=-1).unsqueeze(1),
                 upper=False,
             )
-            extra_chi2, extra_log_det, bad = self._coupled(coupled, y[:, :, split:])
+            extra_chi2, extra_log_det, bad = self._coupled(coupled, y[:, :, split:], self.earth.to(coupled.device))
             chi2 = (y[:, :, :split] ** 2).sum((0, 2)) + extra_chi2
             log_det, failed = log_det + extra_log_det, failed + bad
         result = -0.5 * (chi2 + log_det.unsqueeze(-1))
         return torch.where((failed > 0).unsqueeze(-1), torch.nan, result)
 
-    def _coupled(self, coupled: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _coupled(self, coupled: Tensor, y: Tensor, earth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Chi-squared ``(B, m)`` and log-determinant ``(B,)`` of the coordinates that pulsars share.
 
         Args:
             coupled: ``(n_p, B, 2 K_gw, 2 K_gw)``, the square root of the shared covariance in whitened coordinates.
             y: ``(n_p, B, 2 K_gw, m)``, whitened coordinates.
+            earth: correlations E ``(n_p, n_p)``.
         """
         n_p, rows, size, _ = coupled.shape
         root = coupled.transpose(0, 1).reshape(rows, n_p * size, size)
-        earth = self.earth.to(coupled.device)  # type: ignore[union-attr]
         earth = earth.repeat_interleave(size, 0).repeat_interleave(size, 1)
         matrix = (root @ root.mT) * earth
         identity = torch.eye(n_p * size, dtype=matrix.dtype, device=matrix.device)

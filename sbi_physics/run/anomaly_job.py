@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from sbi_physics.core.random import derive
 from sbi_physics.report.search_figures import search_figure
 from sbi_physics.report.spectrum_figures import spectrum_figure
 from sbi_physics.run.analysis import Analysis
+from sbi_physics.run.configuration import AnomalyConfig
 from sbi_physics.run.findings import Findings, SectionWriter
 from sbi_physics.run.posterior_data import depends_of
 from sbi_physics.run.sources import code_files, local_spec
@@ -52,26 +53,27 @@ def anomaly_stages(analysis: Analysis) -> list[Stage]:
 
 
 def _data_stage(analysis: Analysis) -> Stage:
-    part = analysis.config.data  # type: ignore[attr-defined]
+    part = cast(AnomalyConfig, analysis.config).data
     if (part.file is None) == (part.simulator is None):
         raise analysis.error(["data"], "expected a file or a simulator, one of both")
     if part.file is None:
         return _simulated_stage(analysis, part)
     path = analysis.existing(part.file, "data", "file")
-    if part.mass is None:
+    mass = part.mass
+    if mass is None:
         raise analysis.error(["data", "mass"], "expected the name of the column with the mass")
 
     def make(work: Work) -> None:
-        others = [name for name in (part.mass, part.weights, part.label) if name is not None]
+        others = [name for name in (mass, part.weights, part.label) if name is not None]
         wanted = None if part.features is None else [*dict.fromkeys([*part.features, *others])]
         with analysis.blaming("data"):
             table = read_table(path, wanted, names=part.names, where=part.where)
             if missing := [name for name in others if name not in table.names]:
                 raise UsageError(f"{path}: expected a column {missing[0]!r}, got {', '.join(table.names)}")
             names = part.features or [name for name in table.names if name not in others]
-            if not names or part.mass in names:
-                raise UsageError(f"features: expected columns other than the mass {part.mass!r}, got {names or 'none'}")
-        columns = {"mass": table[part.mass]}
+            if not names or mass in names:
+                raise UsageError(f"features: expected columns other than the mass {mass!r}, got {names or 'none'}")
+        columns = {"mass": table[mass]}
         columns |= {key: table[name] for key, name in (("weights", part.weights), ("label", part.label)) if name}
         _keep(work, names, [table[name] for name in names], columns)
 

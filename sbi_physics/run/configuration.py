@@ -87,8 +87,9 @@ class TablePart(Part):
 
 
 class Config(Part):
-    """What every analysis may say."""
+    """What every analysis may say; each kind narrows `job` to its own."""
 
+    job: str
     title: str = ""
     subtitle: str = ""
     seed: Seed = 0
@@ -98,7 +99,7 @@ class Config(Part):
     outputs: OutputsPart = OutputsPart()
 
 
-class _Simulated(Config):
+class SimulatedConfig(Config):
     simulator: str | None = None
     simulations: str | None = None
     table: TablePart | None = None
@@ -203,7 +204,7 @@ class PosteriorDiagnostics(Part):
     level: Probability = 0.01
 
 
-class PosteriorConfig(_Simulated):
+class PosteriorConfig(SimulatedConfig):
     """A posterior."""
 
     job: Literal["posterior"]
@@ -252,7 +253,7 @@ class SurrogateDiagnostics(Part):
     level: Probability = 0.01
 
 
-class SurrogateConfig(_Simulated):
+class SurrogateConfig(SimulatedConfig):
     """A surrogate."""
 
     job: Literal["surrogate"]

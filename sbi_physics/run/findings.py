@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +21,6 @@ from sbi_physics.store.atomic import atomic_path
 __all__ = ["FINDINGS_FILE", "Findings", "SectionWriter", "StageFindings", "read_findings", "without_seconds"]
 
 FINDINGS_FILE = "findings.json"
-Value = TypeVar("Value")
 
 
 class StageFindings(BaseModel):
@@ -108,11 +107,11 @@ def read_findings(folder: Path) -> StageFindings:
         raise StoreError(f"{path}: damaged: {' '.join(str(error).split())}") from error
 
 
-def without_seconds(value: Value) -> Value:
+def without_seconds(value: Any) -> Any:
     """A record of what was done without the times it took: the same work then gives the same bytes."""
     if isinstance(value, Mapping):
-        return {key: without_seconds(inner) for key, inner in value.items() if key != "seconds"}  # type: ignore[return-value]
-    return [without_seconds(inner) for inner in value] if isinstance(value, list) else value  # type: ignore[return-value]
+        return {key: without_seconds(inner) for key, inner in value.items() if key != "seconds"}
+    return [without_seconds(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _cell(value: Any) -> Any:

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from sbi_physics.core.errors import SimulationError
+from sbi_physics.core.protocols import Simulator
 from sbi_physics.core.random import derive
 from sbi_physics.run.analysis import Analysis
+from sbi_physics.run.configuration import PosteriorConfig
 from sbi_physics.run.findings import Findings
 from sbi_physics.run.sources import Source
 from sbi_physics.run.stages import Stage, Work
@@ -50,7 +52,7 @@ def observe_stage(analysis: Analysis, source: Source) -> Stage:
     Raises:
         UsageError: there is none, or the truth is not one of the parameters.
     """
-    part = analysis.config.observation  # type: ignore[attr-defined]
+    part = cast(PosteriorConfig, analysis.config).observation
     if part.file is not None and part.truth is not None:
         raise analysis.error(["observation", "truth"], "expected a file or a truth, got both")
     settings: dict[str, Any] = {"observation": part.model_dump()}
@@ -126,7 +128,7 @@ def simulate_stage(analysis: Analysis, source: Source, name: str, n: int, what: 
 
     def make(work: Work) -> None:
         found = simulate(
-            source.simulator,  # type: ignore[arg-type]
+            cast(Simulator, source.simulator),
             n,
             out=work.folder / SIMULATIONS_FILE,
             seed=derive(work.seed, name),

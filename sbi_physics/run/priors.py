@@ -4,10 +4,10 @@ A number in the file is in the unit that stands beside it, and becomes one in th
 parameter; where no unit stands beside it, it is in that unit already.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
-import torch
 import torch.distributions as td
 
 from sbi_physics.core.errors import UsageError
@@ -16,18 +16,21 @@ from sbi_physics.core.parameters import Parameter, Parameters
 from sbi_physics.core.priors import ProductPrior
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.run.analysis import Analysis
+from sbi_physics.run.configuration import SimulatedConfig
 from sbi_physics.simulation.resolve import simulator_name
 
 __all__ = ["WithPrior", "parameters_of", "with_prior"]
 
+# Said outright: importing zuko switches the checks of torch's distributions off.
+_CHECKED = {"validate_args": True}
 _BUILD: dict[str, Callable[[Any, float], td.Distribution]] = {
-    "uniform": lambda p, f: td.Uniform(p.low * f, p.high * f),
+    "uniform": lambda p, f: td.Uniform(p.low * f, p.high * f, **_CHECKED),
     "log-uniform": lambda p, f: LogUniform(p.low * f, p.high * f),
-    "normal": lambda p, f: td.Normal(p.mean * f, p.sigma * f),
-    "log-normal": lambda p, f: td.LogNormal(float(torch.tensor(p.median * f, dtype=torch.float64).log()), p.sigma),
-    "half-normal": lambda p, f: td.HalfNormal(p.sigma * f),
-    "exponential": lambda p, f: td.Exponential(1 / (p.mean * f)),
-    "gamma": lambda p, f: td.Gamma(p.shape, 1 / (p.scale * f)),
+    "normal": lambda p, f: td.Normal(p.mean * f, p.sigma * f, **_CHECKED),
+    "log-normal": lambda p, f: td.LogNormal(math.log(p.median * f), p.sigma, **_CHECKED),
+    "half-normal": lambda p, f: td.HalfNormal(p.sigma * f, **_CHECKED),
+    "exponential": lambda p, f: td.Exponential(1 / (p.mean * f), **_CHECKED),
+    "gamma": lambda p, f: td.Gamma(p.shape, 1 / (p.scale * f), **_CHECKED),
 }
 
 
@@ -51,7 +54,7 @@ def parameters_of(analysis: Analysis, known: Parameters | None) -> Parameters:
     Raises:
         UsageError: as of `with_prior`; or there are no parameters at all.
     """
-    stated: Mapping[str, Any] = analysis.config.prior  # type: ignore[attr-defined]
+    stated: Mapping[str, Any] = cast(SimulatedConfig, analysis.config).prior
     if known is None:
         if not stated:
             raise analysis.error(["prior"], "expected [prior.NAME] for each parameter, as there is no simulator")

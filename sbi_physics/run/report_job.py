@@ -23,7 +23,7 @@ _ORDER = {"bad": 0, "warning": 1, "good": 2}
 def report_stage(analysis: Analysis, before: list[Stage]) -> Stage:
     """The report of the stages before it."""
     config = analysis.config
-    title = config.title or f"{config.job.capitalize()}: {analysis.path.stem}"  # type: ignore[attr-defined]
+    title = config.title or f"{config.job.capitalize()}: {analysis.path.stem}"
 
     def make(work: Work) -> None:
         found = {name: read_findings(folder) for name, folder in work.inputs.items()}
@@ -53,7 +53,7 @@ def _provenance(analysis: Analysis, work: Work) -> dict[str, Any]:
     records = {name: Record.read(folder) for name, folder in work.inputs.items()}
     files = {name: digest for record in records.values() for name, digest in record.identity["files"].items()}
     return {
-        "job": analysis.config.job,  # type: ignore[attr-defined]
+        "job": analysis.config.job,
         "seeds": {name: record.identity["seed"] for name, record in records.items()},
         "seconds": {name: record.seconds for name, record in records.items()},
         "finished": {name: record.finished for name, record in records.items()},

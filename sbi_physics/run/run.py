@@ -61,7 +61,7 @@ def stages_of(analysis: Analysis) -> list[Stage]:
     Raises:
         UsageError: keys of the file do not fit one another, or what they name.
     """
-    job = analysis.config.job  # type: ignore[attr-defined]
+    job = analysis.config.job
     # Deferred: a plan of an integral needs nothing of a search.
     if job == "posterior":
         from sbi_physics.run.posterior_job import posterior_stages as build
@@ -109,7 +109,7 @@ def run_analysis(
     folder = _directory(analysis, out)
     _check_directory(folder, analysis)
     engine = Engine(folder, stages, say=say, progress=progress)
-    job = analysis.config.job  # type: ignore[attr-defined]
+    job = analysis.config.job
     if dry_run:
         return RunSummary(folder, job, engine.plan(), [], {})
     try:
@@ -154,7 +154,7 @@ def _check_directory(folder: Path, analysis: Analysis) -> None:
         job = found["job"] if found["format"] == _FORMAT else None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{there}: cannot be read: {' '.join(str(error).split())}") from error
-    if job != analysis.config.job:  # type: ignore[attr-defined]
+    if job != analysis.config.job:
         raise StoreError(f"{folder}: holds a run of the job {job!r}; choose another directory with -o")
 
 
@@ -164,7 +164,7 @@ def _description(analysis: Analysis, engine: Engine, steps: list[Step]) -> str:
     about = {
         "format": _FORMAT,
         "version": _VERSION,
-        "job": analysis.config.job,  # type: ignore[attr-defined]
+        "job": analysis.config.job,
         "seed": analysis.config.seed,
         "overrides": list(analysis.overrides),
         "versions": versions(),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
+import sbi_physics as sp
 from sbi_physics.core.errors import ShapeError, UsageError
 from simulators.pulsar_coefficients import PulsarCoefficients
 from simulators.pulsar_series import PulsarSeries
@@ -46,6 +47,15 @@ class TestPulsarCoefficients:
         residuals[0, 1] = torch.nan
         seen = PulsarCoefficients(array).observe(residuals)
         assert torch.isnan(seen).all(2).tolist() == [[False, True, False], [False, False, False]]
+
+    def test_a_run_with_absent_pulsars_has_not_failed(self, array, caplog):
+        """Rows with NaN are marked, and kept; a reader that leaves nothing out says so."""
+        whole, part = PulsarCoefficients(array), PulsarCoefficients(array, absent=0.5)
+        assert (whole.missing, part.missing) == (False, True)
+        counts = sp.simulate(part, 200, seed=1, workers=1, progress=False).counts()
+        assert counts["ok"] + counts["nonfinite"] == 200
+        assert counts["nonfinite"] > 50
+        assert "none of" not in caplog.text
 
     def test_other_cadences_say_what_they_see(self, array, theta):
         reader = PulsarCoefficients(array, cadences=5, seed=3)
