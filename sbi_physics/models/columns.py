@@ -16,13 +16,14 @@ Uniform noise makes a density of what is a probability at a point (Uria, Murray 
 the way back rounds it off, and what was zero is exactly zero.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
 
 from sbi_physics.core.errors import ShapeError, UsageError
-from sbi_physics.core.random import seeded
+from sbi_physics.store.row_parts import RowParts, Rows, row_parts
 
 __all__ = ["ColumnKind", "Columns"]
 
@@ -31,8 +32,8 @@ _DECADE = 10.0
 # Of the width of the logarithms above the threshold: that of the noise below it.
 _NOISE_WIDTH = 1.0
 _SMALLEST_WIDTH = 1e-3
-_COLUMNS_AT_ONCE = 32
-_ROWS_AT_ONCE = 1 << 14
+# Whether a number ranges over decades is seen in some rows as well as in all.
+_FEWEST_FOR_MEDIANS, _NUMBERS_FOR_MEDIANS = 1 << 9, 1 << 22
 # Whole numbers above this are as good as real ones.
 _LARGEST_COUNT = 1e6
 
@@ -45,6 +46,52 @@ class ColumnKind(IntEnum):
     POSITIVE = 2
     ZEROS = 3
     COUNT = 4
+
+
+@dataclass
+class _Seen:
+    """What was seen of D columns: extremes ``(D,)``, and booleans ``(D,)`` of what some or all rows have."""
+
+    first: Tensor
+    smallest: Tensor
+    largest: Tensor
+    above: Tensor
+    below: Tensor
+    zero: Tensor
+    whole: Tensor
+    constant: Tensor
+
+    @classmethod
+    def of(cls, parts: RowParts) -> "_Seen":
+        """Look at all rows once; the smallest is of those above zero."""
+        seen: _Seen | None = None
+        for x in parts:
+            one = cls(
+                x[0].clone() if seen is None else seen.first,
+                torch.where(x > 0, x, torch.inf).amin(0),
+                x.amax(0),
+                (x > 0).any(0),
+                (x < 0).any(0),
+                (x == 0).any(0),
+                (x == x.round()).all(0),
+                (x == (x[0] if seen is None else seen.first)).all(0),
+            )
+            seen = one if seen is None else seen._with(one)
+        if seen is None:
+            raise ShapeError("x: expected at least one output, got none")
+        return seen
+
+    def _with(self, other: "_Seen") -> "_Seen":
+        return _Seen(
+            self.first,
+            torch.minimum(self.smallest, other.smallest),
+            torch.maximum(self.largest, other.largest),
+            self.above | other.above,
+            self.below | other.below,
+            self.zero | other.zero,
+            self.whole & other.whole,
+            self.constant & other.constant,
+        )
 
 
 class Columns(nn.Module):
@@ -76,52 +123,52 @@ class Columns(nn.Module):
         """How many those are."""
         return int(self.varies.sum())
 
-    def fit(self, x: Tensor) -> "Columns":
+    def fit(self, x: Rows) -> "Columns":
         """Learn from outputs ``(n, D)``; returns itself.
 
         Raises:
             UsageError: all columns are constant.
         """
         self._check(x)
-        for start in range(0, x.shape[1], _COLUMNS_AT_ONCE):
-            part = slice(start, start + _COLUMNS_AT_ONCE)
-            self._learn(part, x[:, part])
+        parts = row_parts(x)
+        seen = _Seen.of(parts)
+        every = max(1, len(parts) // max(_FEWEST_FOR_MEDIANS, _NUMBERS_FOR_MEDIANS // len(self.kinds)))
+        median = torch.cat([part[::every].clone() for part in parts]).median(0).values
+        counts = seen.whole & (seen.largest < _LARGEST_COUNT)
+        self.kinds.fill_(int(ColumnKind.REAL))
+        self.kinds[~seen.below & ~seen.zero & (seen.largest > _DECADE * median)] = int(ColumnKind.POSITIVE)
+        self.kinds[seen.zero & seen.above & ~seen.below] = int(ColumnKind.ZEROS)
+        self.kinds[counts] = int(ColumnKind.COUNT)
+        self.kinds[seen.constant] = int(ColumnKind.CONSTANT)
+        self.constant.copy_(seen.first)
+        self.threshold.copy_(torch.where(seen.above, seen.smallest, 1.0))
+        self.largest.copy_(seen.largest)
+        spread = self._spread(parts)
+        self.width.copy_(torch.nan_to_num(_NOISE_WIDTH * spread, nan=1.0).clamp(min=_SMALLEST_WIDTH))
         if not bool(self.varies.any()):
             raise UsageError("x: the outputs are the same in all simulations: there is nothing to learn")
         return self
 
-    def _learn(self, part: slice, x: Tensor) -> None:
-        """Learn from some columns ``(n, D')``: of all at once there would be several copies."""
-        positive = torch.where(x > 0, x, torch.inf)
-        smallest, largest = positive.amin(0), x.amax(0)
-        above, below = (x > 0).any(0), (x < 0).any(0)
-        zeros = (x == 0).any(0) & above & ~below
-        whole = (x == x.round()).all(0) & (largest < _LARGEST_COUNT)
-        spans = largest > _DECADE * x.median(0).values
-        kinds = torch.full_like(self.kinds[part], int(ColumnKind.REAL))
-        kinds[~below & (x != 0).all(0) & spans] = int(ColumnKind.POSITIVE)
-        kinds[zeros] = int(ColumnKind.ZEROS)
-        kinds[whole] = int(ColumnKind.COUNT)
-        kinds[(x == x[0]).all(0)] = int(ColumnKind.CONSTANT)
-        self.kinds[part] = kinds
-        self.constant[part] = x[0]
-        self.threshold[part] = torch.where(above, smallest, 1.0)
-        self.largest[part] = largest
-        logs = torch.where(x > 0, (x / self.threshold[part]).clamp(min=1.0).log(), torch.nan)
-        mean = logs.nanmean(0)
-        spread = (logs - mean).square().nanmean(0).sqrt()
-        self.width[part] = torch.nan_to_num(_NOISE_WIDTH * spread, nan=1.0).clamp(min=_SMALLEST_WIDTH)
+    def _spread(self, parts: RowParts) -> Tensor:
+        """Standard deviation of the logarithms of what is above zero, ``(D,)``; NaN where nothing is."""
+        count, total, square = torch.zeros(3, len(self.kinds), dtype=torch.float64, device=self.kinds.device)
+        for part in parts:
+            # From the threshold on, a few units: no precision is lost in the squares.
+            logs = torch.where(part > 0, (part / self.threshold).clamp(min=1.0).log(), 0.0).double()
+            count += (part > 0).sum(0)
+            total += logs.sum(0)
+            square += logs.square().sum(0)
+        return (square / count - (total / count).square()).clamp(min=0.0).sqrt().float()
 
     def encode(self, x: Tensor, *, seed: int) -> Tensor:
         """Outputs ``(n, D)`` as events ``(n, D')`` of a density, with noise where they are points."""
+        return self.encoded(x, seed=seed).tensor(x.device)
+
+    def encoded(self, x: Rows, *, seed: int) -> RowParts:
+        """As `encode`, in parts."""
         self._check(x)
         varies = self.varies
-        events = x.new_empty(len(x), int(varies.sum()))
-        with seeded(seed, x.device):
-            for start in range(0, len(x), _ROWS_AT_ONCE):
-                part = slice(start, start + _ROWS_AT_ONCE)
-                events[part] = self._encoded(x[part])[:, varies]
-        return events
+        return row_parts(x).map(lambda part: self._encoded(part)[:, varies], (int(varies.sum()),), seed=seed)
 
     def _encoded(self, x: Tensor) -> Tensor:
         """All columns of some rows, with noise from the current random stream."""
@@ -148,6 +195,6 @@ class Columns(nn.Module):
     def _are(self, *kinds: ColumnKind) -> Tensor:
         return torch.isin(self.kinds, self.kinds.new_tensor([int(kind) for kind in kinds]))
 
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 2 or x.shape[1] != len(self.kinds):
+    def _check(self, x: Rows) -> None:
+        if len(x.shape) != 2 or x.shape[1] != len(self.kinds):
             raise ShapeError(f"x: expected shape (n, {len(self.kinds)}), got {tuple(x.shape)}")

@@ -28,6 +28,7 @@ from sbi_physics.models.generator import rows_at_once, rows_of
 from sbi_physics.models.hurdle import HurdleNetwork, check_groups
 from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.models.residual import ResidualNetwork
+from sbi_physics.store.row_parts import Rows
 
 __all__ = ["GenerativeAdversarialNetwork"]
 
@@ -118,7 +119,7 @@ class GenerativeAdversarialNetwork(PushforwardGenerator):
         """E: those that the network is given, and with groups two for each number of the event."""
         return self.inputs + (2 * self.event_shape[0] if isinstance(self.network, HurdleNetwork) else 0)
 
-    def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> Self:
+    def fit_scaling(self, events: Rows, contexts: Tensor | None = None) -> Self:
         """Learn the scalings from events ``(n, D)`` and contexts; with groups, by what is not zero."""
         super().fit_scaling(events, contexts)
         if isinstance(self.network, HurdleNetwork):

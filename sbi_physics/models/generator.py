@@ -18,10 +18,9 @@ from sbi_physics.core.random import seeded
 from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.embedding.scaling import context_scaling_for
 from sbi_physics.models.scaling import Scaling, Standardise
+from sbi_physics.store.row_parts import Rows, row_parts
 
 __all__ = ["ConditionalGenerator", "as_rows", "rows_at_once", "rows_of"]
-
-_ROWS_AT_ONCE = 1 << 16
 
 
 class ConditionalGenerator(nn.Module, ABC):
@@ -66,12 +65,11 @@ class ConditionalGenerator(nn.Module, ABC):
         """Where the model lives."""
         return self.event_scaling.mean.device
 
-    def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> Self:
+    def fit_scaling(self, events: Rows, contexts: Tensor | None = None) -> Self:
         """Learn the scalings from events ``(n, D)`` inside the support and contexts ``(n, *context_shape)``."""
         if self.bijection.box is None:
-            # A part after the other: what is in between is several times as large as the events.
-            parts = [self.bijection.to_unbounded(part)[0] for part in events.split(_ROWS_AT_ONCE)]
-            self.event_scaling.fit(torch.cat(parts))
+            to_unbounded = self.bijection.to_unbounded
+            self.event_scaling.fit(row_parts(events).map(lambda part: to_unbounded(part)[0], self.event_shape))
         if contexts is not None:
             self.context_scaling.fit(contexts)
         return self

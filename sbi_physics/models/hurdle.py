@@ -15,7 +15,7 @@ a shower beside the axis.  Everything else about the numbers of a group must com
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from sbi_physics.models.embedding.layers import linear
 from sbi_physics.models.native.hurdle import HurdleTables, draw_hurdles
 from sbi_physics.models.residual import ResidualNetwork
 from sbi_physics.models.scaling import Standardise
+from sbi_physics.store.row_parts import Rows, row_parts
 
 __all__ = ["HurdleNetwork", "Hurdles", "check_groups"]
 
@@ -116,21 +117,28 @@ class HurdleNetwork(nn.Module):
             inputs, outputs, hidden_features=hidden_features, blocks=blocks, condition_features=condition_features
         )
 
-    def fit(self, events: Tensor) -> tuple[Tensor, Tensor]:
+    def fit(self, events: Rows) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``(D,)`` of events ``(n, D)`` above zero, those of a group taken together.
 
         Also begins with the rates and the positions of the data.
         """
-        mean, deviation, share = torch.zeros(3, self.count, dtype=torch.float64, device=events.device)
-        # One group after the other: all events in double precision, several times, would not fit where they just do.
-        for group in range(self.count):
-            columns = self.order[self.group_of == group]
-            values = events[:, columns].double()
-            seen = (values > 0) | self.always[columns]
-            number = seen.sum().clamp(min=1)
-            mean[group] = torch.where(seen, values, 0.0).sum() / number
-            deviation[group] = (torch.where(seen, values - mean[group], 0.0).square().sum() / number).sqrt()
-            share[group] = number / values.numel()
+        parts = row_parts(events)
+        group = self.group_of[self.back]
+
+        def total(of: Callable[[Tensor], Tensor]) -> Tensor:
+            """The sum over what is seen of each group, of some function of the values."""
+            result = torch.zeros(self.count, dtype=torch.float64)
+            for part in parts:
+                values = part.to(self.always.device, torch.float64)
+                seen = (values > 0) | self.always
+                columns = torch.where(seen, of(values), 0.0).sum(0)
+                result += columns.new_zeros(self.count).index_add(0, group, columns).cpu()
+            return result.to(group.device)
+
+        number = total(torch.ones_like).clamp(min=1)
+        mean = total(lambda values: values) / number
+        deviation = (total(lambda values: (values - mean[group]).square()) / number).sqrt()
+        share = number / (len(parts) * group.bincount(minlength=self.count))
         rates = torch.log(-torch.log1p(-share.clamp(1e-4, 1 - 1e-4)))
         deviation = torch.where(deviation > 1e-3, deviation, 1.0)
         self.scales.copy_(deviation)
@@ -141,10 +149,9 @@ class HurdleNetwork(nn.Module):
         k = self.components
         bias[1 + k : 1 + 2 * k] = torch.linspace(-1, 1, k + 2)[1:-1].unsqueeze(1)
         bias[1 + 2 * k : 1 + 3 * k] = _FIRST_SPREAD
-        to_columns = self.group_of[self.back]
-        return mean[to_columns].to(events.dtype), deviation[to_columns].to(events.dtype)
+        return mean[group].float(), deviation[group].float()
 
-    def fit_into(self, scaling: Standardise, events: Tensor) -> None:
+    def fit_into(self, scaling: Standardise, events: Rows) -> None:
         """As `fit`; mean and standard deviation become those of the scaling of the events."""
         mean, scale = self.fit(events)
         scaling.mean.copy_(mean)

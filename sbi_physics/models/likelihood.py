@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sbi_physics.core.errors import ShapeError
-from sbi_physics.core.random import seeded
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.trend import Trend
+from sbi_physics.store.row_parts import RowParts, Rows, row_parts
 
 __all__ = ["LearnedLikelihood"]
 
@@ -40,25 +40,35 @@ class LearnedLikelihood(nn.Module):
         self.register_buffer("counts", counts)
 
     @staticmethod
-    def kinds(x: Tensor) -> tuple[Tensor, Tensor]:
+    def kinds(x: Rows) -> tuple[Tensor, Tensor]:
         """Which of the flattened observables of x ``(N, *x_shape)`` vary, and which are counts: booleans ``(D,)``."""
-        flat = x.flatten(1)
-        varies = (flat != flat[0]).any(0)
-        return varies, varies & (flat == flat.round()).all(0)
+        parts = row_parts(x)
+        varies = torch.zeros(parts.shape[1:].numel(), dtype=torch.bool)
+        whole, first = ~varies, next(iter(parts))[:1].flatten(1)
+        for part in parts:
+            flat = part.flatten(1)
+            varies = varies | (flat != first).any(0)
+            whole = whole & (flat == flat.round()).all(0)
+        return varies, varies & whole
 
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.density.device
 
-    def events(self, x: Tensor, seed: int | None = None) -> Tensor:
-        """Observables x ``(n, *x_shape)`` as events of the density ``(n, D')``, counts blurred if there is a seed."""
-        flat = x.reshape(-1, self.x_shape.numel())
-        if seed is not None and bool(self.counts.any()):
-            with seeded(seed, flat.device):
-                noise = torch.rand(flat.shape, device=flat.device) - 0.5
-            flat = torch.where(self.counts.to(flat.device), flat + noise, flat)
-        return flat[:, self.varies.to(flat.device)]
+    def events(self, x: Tensor) -> Tensor:
+        """Observables x ``(n, *x_shape)`` as events of the density ``(n, D')``."""
+        return x.reshape(-1, self.x_shape.numel())[:, self.varies.to(x.device)]
+
+    def blurred(self, x: Rows, *, seed: int) -> RowParts:
+        """As `events`, with uniform noise on counts."""
+        counts = self.counts[self.varies].cpu()
+
+        def blur(part: Tensor) -> Tensor:
+            events = self.events(part)
+            return torch.where(counts, events + torch.rand_like(events) - 0.5, events) if bool(counts.any()) else events
+
+        return row_parts(x).map(blur, (len(counts),), seed=seed)
 
     def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
         """Log-density in nats of observations x ``(m, *x_shape)`` at theta ``(n, P)``: ``(n,)``.

@@ -11,13 +11,14 @@ Axes of an event whose entries are alike (time steps, members of a set, pixels) 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sbi_physics.core.errors import UsageError
 from sbi_physics.store.disk_rows import DiskRows
+from sbi_physics.store.row_parts import RowParts, Rows, row_parts
 
 __all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten", "scaled_rows"]
 
@@ -25,14 +26,13 @@ __all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten", "scaled_rows"
 _EVENTS_PER_FEATURE = 20
 _SMALLEST_EIGENVALUE = 1e-8
 _FEATURES_AT_ONCE = 32
-_NUMBERS_AT_ONCE = 1 << 22
 
 
 class Scaling(nn.Module, ABC):
     """A map of data that keeps their shape, learned once from the training data."""
 
     @abstractmethod
-    def fit(self, data: Tensor) -> "Scaling":
+    def fit(self, data: Rows) -> "Scaling":
         """Learn from data ``(n, *shape)``; returns itself."""
 
     @abstractmethod
@@ -65,13 +65,13 @@ class Standardise(Scaling):
         self.register_buffer("mean", torch.zeros(kept))
         self.register_buffer("scale", torch.ones(kept))
 
-    def fit(self, data: Tensor | DiskRows) -> "Standardise":
+    def fit(self, data: Rows) -> "Standardise":
         """Learn mean and scale from data ``(n, *shape)``; sums are in double precision, without what is missing."""
-        parts = _parts(data, self._shape.numel())
-        if len(parts) > 1:
+        parts = row_parts(data)
+        if parts.count > 1:
             self._learn_in_parts(parts)
             return self
-        data = data[:]
+        (data,) = parts
         if len(self._shape) == 1 and not self.shared:
             # A few features after the other: all data in double precision take twice the memory of the data.
             for start in range(0, self._shape[0], _FEATURES_AT_ONCE):
@@ -93,7 +93,7 @@ class Standardise(Scaling):
         into_mean.copy_(mean)
         into_scale.copy_(torch.where(constant, 1.0, deviation))
 
-    def _learn_in_parts(self, parts: "_Parts") -> None:
+    def _learn_in_parts(self, parts: RowParts) -> None:
         """As `_learn`, in two passes."""
         axes = (0, *(axis + 1 for axis in self.shared))
 
@@ -125,24 +125,6 @@ class Standardise(Scaling):
         return data * self.scale + self.mean
 
 
-class _Parts:
-    """Data in memory or on the disk, some rows at a time: the same rows either way, so that sums are the same."""
-
-    def __init__(self, data: Tensor | DiskRows, size: int) -> None:
-        self._data, self._size = data, size
-
-    def __len__(self) -> int:
-        return -(-len(self._data) // self._size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for start in range(0, len(self._data), self._size):
-            yield self._data[start : start + self._size]
-
-
-def _parts(data: Tensor | DiskRows, numbers: int) -> _Parts:
-    return _Parts(data, max(1, _NUMBERS_AT_ONCE // max(1, numbers)))
-
-
 def _moments(data: Tensor, present: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of what is present along the axes, the first of which goes."""
     count = present.sum(axes, keepdim=True).clamp(min=1)
@@ -167,14 +149,14 @@ class Whiten(Scaling):
         self.standardise = Standardise(shape)
         self.register_buffer("rotation", torch.eye(torch.Size(shape).numel()))
 
-    def fit(self, data: Tensor | DiskRows) -> "Whiten":
+    def fit(self, data: Rows) -> "Whiten":
         """Learn means, scales and correlations from data ``(n, *shape)``, in double precision."""
         self.standardise.fit(data)
         if len(data) < _EVENTS_PER_FEATURE * len(self.rotation):
             return self
         mean, scale = self.standardise.mean.double(), self.standardise.scale.double()
         product = torch.zeros(2 * (len(self.rotation),), dtype=torch.float64)
-        for part in _parts(data, len(self.rotation)):
+        for part in row_parts(data):
             flat = ((part.double() - mean) / scale).flatten(1)
             product += (flat.T @ flat).to(product.device)
         eigenvalues, vectors = torch.linalg.eigh(product / len(data))
@@ -211,9 +193,9 @@ class ParameterScaling(Scaling):
         self.register_buffer("sign", torch.where(half & high.isfinite(), -1.0, 1.0).float())
         self.standardise = Standardise((len(bounds),))
 
-    def fit(self, data: Tensor) -> "ParameterScaling":
+    def fit(self, data: Rows) -> "ParameterScaling":
         """Learn means and scales from parameters ``(n, P)``."""
-        self.standardise.fit(self._unbounded(data))
+        self.standardise.fit(row_parts(data).map(self._unbounded, self.origin.shape))
         return self
 
     def forward(self, data: Tensor) -> Tensor:
@@ -226,15 +208,6 @@ class ParameterScaling(Scaling):
         return torch.where(self.half_bounded, distance.clamp(min=tiny).log(), data)
 
 
-@torch.no_grad()
 def scaled_rows(scaling: Scaling, data: Tensor | DiskRows, device: torch.device) -> Tensor | DiskRows:
     """Scale rows ``(n, *shape)``, in the same parts whether they are in memory or on the disk, where they stay."""
-    numbers = torch.Size(data.shape[1:]).numel()
-    if isinstance(data, DiskRows):
-        parts = (scaling(part.to(device)).cpu() for part in _parts(data, numbers))
-        return DiskRows.write(parts, data.shape[1:]).to(device)
-    result, start = torch.empty(data.shape, device=device), 0
-    for part in _parts(data, numbers):
-        result[start : start + len(part)] = scaling(part.to(device))
-        start += len(part)
-    return result
+    return row_parts(data).map(lambda part: scaling(part.to(device)), data.shape[1:]).stored(device)

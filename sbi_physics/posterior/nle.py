@@ -98,7 +98,7 @@ class NLE:
             TrainingError: the loss is not finite.
         """
         began = time.monotonic()
-        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed)
+        pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, memory=self.config.memory)
         varies, counts = LearnedLikelihood.kinds(pairs.x)
         if not bool(varies.any()):
             raise UsageError("x: all observables are the same in all simulations: they say nothing about theta")
@@ -115,14 +115,16 @@ class NLE:
         )
         with seeded(derive(check_seed(seed), "weights")):
             likelihood = build_likelihood(architecture, self.parameters, varies, counts, engine=self.engine)
-        events = likelihood.events(pairs.x, derive(seed, "blur"))
-        residuals = events - likelihood.trend.fit(pairs.theta, events)(pairs.theta)
+        events = likelihood.blurred(pairs.x, seed=derive(seed, "blur"))
+        trend = likelihood.trend.fit(pairs.theta, events)
+        residuals = events.map(lambda part, theta: part - trend(theta), events.shape[1:], pairs.theta)
         density = likelihood.density.fit_scaling(residuals, pairs.theta)
+        # In memory, or on the disk; the trend has to stay where the parts are until they are made.
+        encoded = residuals.map(density.event_scaling, events.shape[1:]).stored(self.device)
         likelihood.to(self.device)
-        encoded, ladj = density.encode(residuals.to(self.device))
         record = train_density(
             density,
-            [encoded.detach(), density.context_scaling(pairs.theta.to(self.device)).detach()],
+            [encoded, density.context_scaling(pairs.theta.to(self.device)).detach()],
             weights=pairs.weights(weights),
             config=self.config,
             seed=derive(seed, "train"),
@@ -131,7 +133,7 @@ class NLE:
             description="training the likelihood",
         )
         # In nats per event in the units of x, up to the share of events held out.
-        score = float(ladj.double().mean()) - record.best_validation_loss
+        score = float(density.event_scaling.ladj.double()) - record.best_validation_loss
         return likelihood_posterior(
             self.parameters,
             pairs,

@@ -11,6 +11,7 @@ __all__ = ["ConditionalScale"]
 
 _KNOTS = 24
 _FEWEST = 50
+_MOST = 1 << 18
 _SMALLEST = 1e-12
 
 
@@ -35,7 +36,9 @@ class ConditionalScale(nn.Module):
         self.log_scale.zero_()
         if bool((y == 0).any()):
             return self
-        y = y.double()
+        # Every so many: what is learned at two dozen knots has no need of more.
+        every = max(1, len(y) // _MOST)
+        u, y = u[::every], y[::every].double()
         near = self._nearness(u).double()
         # Where there are few events, those further away count, too.
         for _ in range(2 * _KNOTS):

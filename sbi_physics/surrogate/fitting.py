@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import known_keys
@@ -17,6 +16,8 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.energy import EnergyModel
 from sbi_physics.models.gan import GenerativeAdversarialNetwork
 from sbi_physics.models.generator import ConditionalGenerator
+from sbi_physics.store.disk_rows import DiskRows
+from sbi_physics.store.row_parts import RowParts, row_parts
 from sbi_physics.surrogate.build import SurrogateArchitecture, build_model
 from sbi_physics.surrogate.chain import ModelChain
 from sbi_physics.surrogate.preprocessing import Preprocessing
@@ -37,7 +38,6 @@ _OF_ALL_STAGES = ("precision", "validation_fraction", "max_seconds", "checkpoint
 # A generator of hurdles knows the laws of the single numbers before the game begins, and should not forget them.
 _START = TrainConfig(epochs=4, batch_size=512)
 _AFTER_START = AdversarialConfig(generator_rate=5e-4, critic_rate=1e-3)
-_ROWS_AT_ONCE = 1 << 14
 
 Settings = TypeVar("Settings", TrainConfig, AdversarialConfig)
 
@@ -73,7 +73,7 @@ def fit_chain(
     architecture: SurrogateArchitecture,
     preprocessing: Preprocessing,
     theta: Tensor,
-    events: list[Tensor],
+    events: list[Any],
     weights: Tensor | None,
     how: Training,
 ) -> tuple[ModelChain, list[dict[str, Any]]]:
@@ -84,6 +84,7 @@ def fit_chain(
         preprocessing: fitted.
         theta: ``(N, P)``.
         events: of each stage, `Preprocessing.encode`; the last are taken out, and go as soon as they are not needed.
+            Those that are in parts are trained on from the disk.
         weights: ``(N,)``, or None.
         how: see `Training`.
     """
@@ -110,7 +111,7 @@ def train_stage(
     architecture: SurrogateArchitecture,
     model: ConditionalGenerator,
     stage: int,
-    events: Tensor,
+    events: Tensor | RowParts,
     contexts: Tensor,
     weights: Tensor | None,
     how: Training,
@@ -132,7 +133,7 @@ def train_stage(
     last = stage == stages - 1
     encoded = _encoded(model, events)
     del events
-    data = [encoded, model.context_scaling(contexts.to(how.device)).detach()]
+    data: list[Any] = [encoded, model.context_scaling(contexts.to(how.device)).detach()]
     name = architecture.model if last else ""
     path = None if how.checkpoint is None else f"{how.checkpoint}.{stage}" if stage else how.checkpoint
     settings: dict[str, Any] = {
@@ -161,7 +162,7 @@ def train_stage(
 
 
 def _teach_laws(
-    model: GenerativeAdversarialNetwork, data: list[Tensor], weights: Tensor | None, how: Training, stage: int
+    model: GenerativeAdversarialNetwork, data: list[Any], weights: Tensor | None, how: Training, stage: int
 ) -> None:
     """Give the generator a start by maximum likelihood, which a checkpoint of the game that follows replaces."""
     chosen = {key: value for key, value in how.config.items() if key in _OF_ALL_STAGES}
@@ -199,7 +200,7 @@ def settings_for(model: ConditionalGenerator, name: str, chosen: Mapping[str, An
 
 
 def _train_consistency(
-    model: ConsistencyModel, data: list[Tensor], how: Training, settings: dict[str, Any]
+    model: ConsistencyModel, data: list[Any], how: Training, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """The record of the student, with that of its teacher; each may take half of the seconds.
 
@@ -220,14 +221,10 @@ def _train_consistency(
     return {**student.to_dict(), "teacher": teacher.to_dict()}
 
 
-@torch.no_grad()
-def _encoded(model: ConditionalGenerator, events: Tensor) -> Tensor:
-    """Encoded events ``(N, D)`` on the device of the model, a part after the other."""
-    encoded = torch.empty(events.shape, dtype=events.dtype, device=model.device)
-    for start in range(0, len(events), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        encoded[part] = model.encode(events[part].to(model.device))[0]
-    return encoded
+def _encoded(model: ConditionalGenerator, events: Tensor | RowParts) -> Tensor | DiskRows:
+    """Encoded events ``(N, D)`` on the device of the model, or on the disk."""
+    parts = row_parts(events).map(lambda part: model.encode(part.to(model.device))[0], events.shape[1:])
+    return parts.stored(model.device)
 
 
 def _settings(own: Settings, chosen: Mapping[str, Any]) -> Settings:

@@ -7,13 +7,15 @@ calorimeter first.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sbi_physics.core.errors import UsageError
 from sbi_physics.models.columns import Columns
+from sbi_physics.store.disk_rows import DiskRows
+from sbi_physics.store.row_parts import RowParts, Rows, row_parts
 from sbi_physics.surrogate.symmetry import Symmetry, fit_columns
 
 __all__ = ["Plain", "Preprocessing"]
@@ -28,7 +30,10 @@ class Preprocessing(nn.Module, ABC):
     Attributes:
         x_shape: the shape of one output.
         contexts: the numbers of parameters P of a simulation.
+        STREAMS: whether `fit` and `encode` take outputs that stay on the disk; else they have to fit in memory.
     """
+
+    STREAMS: ClassVar[bool] = False
 
     def __init__(self, x_shape: Sequence[int], contexts: int) -> None:
         super().__init__()
@@ -40,16 +45,19 @@ class Preprocessing(nn.Module, ABC):
         """Numbers of an event and of its context, for each stage."""
 
     @abstractmethod
-    def fit(self, theta: Tensor, x: Tensor) -> "Preprocessing":
-        """Learn from theta ``(n, P)`` and outputs ``(n, *x_shape)``; returns itself.
+    def fit(self, theta: Tensor, x: Any) -> "Preprocessing":
+        """Learn from theta ``(n, P)`` and outputs ``(n, *x_shape)``, a tensor or `DiskRows`; returns itself.
 
         Raises:
             UsageError, ShapeError: the outputs cannot be those of such a simulator.
         """
 
     @abstractmethod
-    def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
-        """The events ``(n, D_s)`` of each stage s, with noise where outputs are points."""
+    def encode(self, theta: Tensor, x: Any, *, seed: int) -> list[Any]:
+        """The events ``(n, D_s)`` of each stage s, with noise where outputs are points.
+
+        Tensors; or for the last stage `RowParts`, where x is `DiskRows`.
+        """
 
     @abstractmethod
     def context(self, theta: Tensor, earlier: Sequence[Tensor]) -> Tensor:
@@ -110,6 +118,7 @@ class Plain(Preprocessing):
     """
 
     KIND = "plain"
+    STREAMS = True
     logarithmic: Tensor
 
     def __init__(self, x_shape: Sequence[int], contexts: int, *, permutations: Sequence[Sequence[int]] = ()) -> None:
@@ -136,15 +145,19 @@ class Plain(Preprocessing):
         """The group on the numbers that vary."""
         return [None if self.group is None else self.group.restricted(self.columns.varies)]
 
-    def fit(self, theta: Tensor, x: Tensor) -> "Plain":
+    def fit(self, theta: Tensor, x: Any) -> "Plain":
         """Find the kinds of the numbers, and which parameters count by their logarithm."""
-        fit_columns(self.columns, x.flatten(1), self.group)
+        fit_columns(self.columns, self._flat(x), self.group)
         self.logarithmic.copy_((theta > 0).all(0) & (theta.amax(0) > _DECADE * theta.median(0).values))
         return self
 
-    def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
+    def encode(self, theta: Tensor, x: Any, *, seed: int) -> list[Any]:
         """One event for each output."""
-        return [self.columns.encode(x.flatten(1), seed=seed)]
+        events = self.columns.encoded(self._flat(x), seed=seed)
+        return [events if isinstance(x, DiskRows) else events.tensor(x.device)]
+
+    def _flat(self, x: Rows) -> RowParts:
+        return row_parts(x).map(lambda part: part.flatten(1), (self.x_shape.numel(),))
 
     def context(self, theta: Tensor, earlier: Sequence[Tensor]) -> Tensor:
         """The parameters, or their logarithms where they are positive and range over decades."""

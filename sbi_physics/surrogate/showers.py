@@ -19,6 +19,8 @@ from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.voxels import VoxelGeometry, VoxelLayer
 from sbi_physics.diagnostics.shower_features import high_level_features
 from sbi_physics.models.columns import ColumnKind, Columns
+from sbi_physics.store.disk_rows import DiskRows
+from sbi_physics.store.row_parts import row_parts
 from sbi_physics.surrogate.conditional_scale import ConditionalScale
 from sbi_physics.surrogate.native.showers import decode_showers
 from sbi_physics.surrogate.preprocessing import Preprocessing
@@ -48,6 +50,7 @@ class Showers(Preprocessing):
     """
 
     KIND = "showers"
+    STREAMS = True
     reference: Tensor
     layer_of: Tensor
 
@@ -82,7 +85,7 @@ class Showers(Preprocessing):
         """Layers stay as they are; voxels that vary are moved."""
         return [None, None if self.group is None else self.group.restricted(self.voxels.varies)]
 
-    def fit(self, theta: Tensor, x: Tensor) -> "Showers":
+    def fit(self, theta: Tensor, x: Any) -> "Showers":
         """Learn from incident energies ``(n, 1)`` and showers ``(n, voxels)``.
 
         Raises:
@@ -93,22 +96,29 @@ class Showers(Preprocessing):
             raise ShapeError(f"theta: expected the incident energy alone, shape (n, 1), got {tuple(theta.shape)}")
         if x.shape[1:] != self.x_shape:
             raise ShapeError(f"x: expected {self.geometry.size} voxels, got shape {tuple(x.shape)}")
-        negative = (x < 0).any(1)
-        if bool(negative.any()):
-            row = int(negative.nonzero()[0, 0])
-            raise SupportError(f"x: expected energies of at least zero, got {float(x[row].min()):g} in row {row}")
-        self.reference.copy_(self._layer_energies(x).mean(0).argmax())
-        self.response.fit(theta[:, 0].log(), x.sum(1) / theta[:, 0])
-        self.layers.fit(self._ratios(theta, x))
+        parts = row_parts(x)
+        least = parts.map(lambda part: part.amin(1), ()).tensor()
+        if bool((least < 0).any()):
+            row = int((least < 0).nonzero()[0, 0])
+            raise SupportError(f"x: expected energies of at least zero, got {float(least[row]):g} in row {row}")
+        energies = parts.map(self._layer_energies, (len(self.geometry.layers),)).tensor()
+        self.reference.copy_(energies.mean(0).argmax())
+        self.response.fit(theta[:, 0].log(), energies.sum(1) / theta[:, 0])
+        self.layers.fit(self._ratios(theta, energies))
         fit_columns(self.voxels, x, self.group)
         # Voxels of a ring are alike: not the smallest energy that each has seen, nor whether it was ever zero, counts.
         self.voxels.threshold.fill_(self.threshold)
         self.voxels.kinds[self.voxels.varies] = int(ColumnKind.ZEROS)
         return self
 
-    def encode(self, theta: Tensor, x: Tensor, *, seed: int) -> list[Tensor]:
+    def encode(self, theta: Tensor, x: Any, *, seed: int) -> list[Any]:
         """Events of the layers ``(n, L)`` and of the voxels."""
-        return [self.layers.encode(self._ratios(theta, x), seed=seed), self.voxels.encode(x, seed=seed + 1)]
+        energies = row_parts(x).map(self._layer_energies, (len(self.geometry.layers),)).tensor(x.device)
+        voxels = self.voxels.encoded(x, seed=seed + 1)
+        return [
+            self.layers.encode(self._ratios(theta, energies), seed=seed),
+            voxels if isinstance(x, DiskRows) else voxels.tensor(x.device),
+        ]
 
     def context(self, theta: Tensor, earlier: Sequence[Tensor]) -> Tensor:
         """The logarithm of the incident energy, and the events of the layers."""
@@ -185,9 +195,8 @@ class Showers(Preprocessing):
     def _other_layers(self) -> list[int]:
         return [i for i in range(len(self.geometry.layers)) if i != int(self.reference)]
 
-    def _ratios(self, theta: Tensor, x: Tensor) -> Tensor:
-        """The response, and the other layers over the one of reference: ``(n, L)``."""
-        energies = self._layer_energies(x)
+    def _ratios(self, theta: Tensor, energies: Tensor) -> Tensor:
+        """The response, and the other layers over the one of reference, of layer energies: ``(n, L)``."""
         # Where the layer of reference is empty the others are many times the threshold, not infinitely much.
         reference = energies[:, int(self.reference)].clamp(min=self.threshold).unsqueeze(1)
         response = self.response(theta[:, 0].log(), energies.sum(1) / theta[:, 0]).unsqueeze(1)

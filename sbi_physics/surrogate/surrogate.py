@@ -38,6 +38,7 @@ from sbi_physics.surrogate.distillation import distill_chain, student_architectu
 from sbi_physics.surrogate.export import export_onnx
 from sbi_physics.surrogate.fitting import Training, fit_chain
 from sbi_physics.surrogate.preprocessing import Plain, Preprocessing
+from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.pairs import training_pairs
 
 __all__ = ["Surrogate"]
@@ -161,8 +162,10 @@ class Surrogate:
     ) -> "Surrogate":
         """Train on pairs (theta, x); returns itself.
 
-        All pairs are in memory: at most MEMORY times what x takes in single precision, with the path of a file as with
-        a `Simulations` object that has not been read yet, and once more where x is already in memory.
+        In memory the pairs take at most MEMORY times what x takes in single precision, with the path of a file as with
+        a `Simulations` object that has not been read yet, and once more where x is already in memory.  A file whose x
+        takes more than ``config["memory"]`` bytes (`train.config.TrainConfig`) is streamed from the disk, where the
+        preprocessing can.
 
         Args:
             theta_or_store: theta ``(N, P)``, a `Simulations` object or the path of its file.
@@ -181,7 +184,9 @@ class Surrogate:
         if isinstance(theta_or_store, str | Path):
             theta_or_store = Simulations.open(theta_or_store)
         parameters = self._prior or _parameters_of(theta_or_store)
-        pairs = training_pairs(parameters, theta_or_store, x)
+        streams = self.preprocessing is None or self.preprocessing.STREAMS
+        memory = TrainConfig(memory=self.config.get("memory")).memory if streams else -1
+        pairs = training_pairs(parameters, theta_or_store, x, memory=memory)
         preprocessing = self.preprocessing or Plain(pairs.x.shape[1:], len(parameters))
         preprocessing.fit(pairs.theta, pairs.x)
         architecture = SurrogateArchitecture(

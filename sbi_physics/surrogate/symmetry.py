@@ -21,6 +21,7 @@ from sbi_physics.core.errors import UsageError
 from sbi_physics.core.voxels import VoxelGeometry, VoxelLayer
 from sbi_physics.models.columns import Columns
 from sbi_physics.models.generator import ConditionalGenerator
+from sbi_physics.store.row_parts import Rows, row_parts
 
 __all__ = ["Augmentation", "Symmetry", "fit_columns", "shower_symmetry"]
 
@@ -90,7 +91,7 @@ class Augmentation:
         return self._model.encode(self._symmetry.draw(events))[0].detach()
 
 
-def fit_columns(columns: Columns, x: Tensor, symmetry: Symmetry | None) -> None:
+def fit_columns(columns: Columns, x: Rows, symmetry: Symmetry | None) -> None:
     """Fit columns to x ``(n, D)`` such that those of an orbit share all that is learned."""
     if symmetry is None:
         columns.fit(x)
@@ -100,7 +101,10 @@ def fit_columns(columns: Columns, x: Tensor, symmetry: Symmetry | None) -> None:
     most = max(map(len, orbits))
     # Orbits of fewer columns count theirs several times.
     members = torch.stack([orbit.repeat(-(-most // len(orbit)))[:most] for orbit in orbits])
-    shared = Columns(len(orbits)).to(x.device).fit(x[:, members].transpose(1, 2).reshape(-1, len(orbits)))
+    images = row_parts(x).map(
+        lambda part: part[:, members].transpose(1, 2).reshape(-1, len(orbits)), (len(orbits),), times=members.shape[1]
+    )
+    shared = Columns(len(orbits)).to(columns.kinds.device).fit(images)
     learned = dict(shared.named_buffers())
     for name, buffer in columns.named_buffers():
         buffer.copy_(learned[name][orbit_of])

@@ -12,7 +12,7 @@ __all__ = ["AdversarialConfig", "AdversarialRecord"]
 _SCHEDULES = ("cosine", "constant")
 _SHARED = ("epochs", "batch_size", "ema", "clip_norm", "validation_fraction", "patience", "max_seconds")
 _RULES = {
-    **{name: RULES[name] for name in (*_SHARED, "checkpoint_seconds")},
+    **{name: RULES[name] for name in (*_SHARED, "checkpoint_seconds", "memory")},
     "generator_rate": RULES["learning_rate"],
     "critic_rate": RULES["learning_rate"],
     "critic_steps": RULES["epochs"],
@@ -47,6 +47,7 @@ class AdversarialConfig:
         patience: epochs without a better distance after which training stops.
         max_seconds: wall-clock budget; the best state so far is kept.
         checkpoint_seconds: time between checkpoints, where a path is given for them; 0 makes one after each epoch.
+        memory: bytes that the observables of a file may take in memory, as of `TrainConfig`.
 
     Raises:
         UsageError: a setting has a value that it does not take.
@@ -67,6 +68,7 @@ class AdversarialConfig:
     patience: int = 50
     max_seconds: float | None = None
     checkpoint_seconds: float = 30.0
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, _RULES)

@@ -23,7 +23,7 @@ from sbi_physics.core.random import derive, seeded
 from sbi_physics.train.adversarial_config import AdversarialConfig, AdversarialRecord
 from sbi_physics.train.flat import FlatParameters
 from sbi_physics.train.optimizer import make_optimizers
-from sbi_physics.train.split import Split, identity_of
+from sbi_physics.train.split import Split, identity_of, read_ahead
 from sbi_physics.train.state import TrainingState
 
 __all__ = ["Batch", "Fidelity", "Game", "play"]
@@ -198,8 +198,9 @@ def _epoch(run: _Run) -> None:
     state.model.train()
     with seeded(derive(run.seed, "epoch", state.epoch), device):
         orders = [_order(len(split.train[0]), steps, state.record.batch_size, device) for split in run.splits]
-        for step in range(steps):
-            batches = [_batch(split, order[step]) for split, order in zip(run.splits, orders, strict=True)]
+        coming = [read_ahead(split.train, order) for split, order in zip(run.splits, orders, strict=True)]
+        for rows in zip(*coming, strict=True):
+            batches = [_batch(split, mine) for split, mine in zip(run.splits, rows, strict=True)]
             factor = config.rate_factor(state.step / (config.epochs * steps))
             totals[0] += critic.step(run.game.critic_loss(batches), factor)
             state.step += 1

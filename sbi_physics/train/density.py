@@ -7,7 +7,7 @@ and fast geometric ensembles: Huang et al. 2017, arXiv:1704.00109; Garipov et al
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
 from sbi_physics.models.kernel import KernelDensity
+from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.loop import train
 from sbi_physics.train.split import split_events
@@ -36,7 +37,7 @@ _LARGER_BATCH = 2
 
 def train_density(
     density: ConditionalDensity,
-    data: list[Tensor],
+    data: Sequence[Tensor | DiskRows],
     *,
     weights: Tensor | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
@@ -119,7 +120,7 @@ def train_density(
 
 def _kept(
     density: KernelDensity,
-    data: list[Tensor],
+    data: Sequence[Tensor | DiskRows],
     weights: Tensor | None,
     validation: list[Tensor] | None,
     config: TrainConfig,
@@ -128,10 +129,11 @@ def _kept(
     """Hand the events to a kernel density estimate, and validate it as what is trained."""
     started = time.monotonic()
     split = split_events(data, weights, config, seed, density.device, validation)
-    encoded, *contexts = split.train
+    # What it keeps has to be in memory.
+    encoded, *contexts = (rows[:] for rows in split.train)
     density.fit_encoded(encoded, contexts[0] if contexts else None, split.train_weights).eval()
     with torch.no_grad():
-        losses = [density.loss(*part).double() for part in (split.train, split.validation)]
+        losses = [density.loss(*(rows[:] for rows in part)).double() for part in (split.train, split.validation)]
     shares = (split.train_weights, split.validation_weights)
     means = [float((each if w is None else each * w).mean()) for each, w in zip(losses, shares, strict=True)]
     return TrainingRecord(

@@ -10,7 +10,7 @@ that is not finite.  The objective is sum(w * loss) / sum(w).
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from sbi_physics.core.random import derive, seeded
 from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.parallel import Processes
-from sbi_physics.train.split import Split, identity_of, split_events
+from sbi_physics.train.split import Split, identity_of, read_ahead, split_events
 from sbi_physics.train.state import TrainingState
 from sbi_physics.train.step import Step
 
@@ -176,7 +176,7 @@ def _epoch(run: _Run) -> float:
     with seeded(derive(run.seed, "epoch", state.epoch), device):
         # The remainder of a shuffled epoch is dropped: steps of equal size, and every event comes up in the long run.
         orders = [torch.randperm(events, device=device)[: steps * batch].view(steps, batch) for _ in range(run.copies)]
-        for rows in _read_ahead(run.split.train, torch.cat(orders, dim=1)):
+        for rows in read_ahead(run.split.train, torch.cat(orders, dim=1)):
             # The first steps are far from the end point: a bias-corrected decay forgets them.
             done = run.steps_before + state.step
             decay = min(config.ema, (2 + done) / (11 + done))
@@ -189,15 +189,6 @@ def _epoch(run: _Run) -> float:
             f"the data, or lower the learning rate (now {config.learning_rate:g})"
         )
     return mean
-
-
-def _read_ahead(data: Sequence[Tensor | DiskRows], order: Tensor) -> Iterator[Tensor]:
-    """The rows of each step, whose events are read while those before them are trained on."""
-    with ExitStack() as stack:
-        for rows in data:
-            if isinstance(rows, DiskRows):
-                stack.enter_context(rows.expect(order))
-        yield from order
 
 
 def _differentiate(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

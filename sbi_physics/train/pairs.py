@@ -7,6 +7,7 @@ what it learns from them; a likelihood or a ratio must be multiplied by the prob
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,16 +128,16 @@ def _limit(memory: int | None) -> int:
 
 
 def _stays_on_disk(store: Simulations, memory: int | None) -> bool:
-    """Whether x is too large for memory, and one plain array."""
-    return not store.header.named and store.streamed_bytes > _limit(memory)
+    """Whether x is too large for memory."""
+    return store.streamed_bytes > _limit(memory)
 
 
 def _streamed(parameters: Parameters, store: Simulations, failed: Failed, encoder: EncoderChoice) -> TrainingPairs:
     """As `training_pairs`, with x in a scratch file of the rows that succeeded, read once through."""
     where = f"{store.path}: " if store.path is not None else ""
     _check_names(store, parameters, where)
-    shape = store.header.shapes["x"] or (1,)
-    size = max(1, _READ_BYTES // (4 * torch.Size(shape).numel()))
+    numbers = sum(torch.Size(shape).numel() for shape in store.header.shapes.values())
+    size = max(1, _READ_BYTES // (4 * numbers))
     # Made beforehand: what is small and stays, between blocks that go, would keep their memory from being returned.
     attempted = torch.empty(len(store), len(parameters))
     success = torch.empty(len(store), dtype=torch.bool)
@@ -145,7 +146,8 @@ def _streamed(parameters: Parameters, store: Simulations, failed: Failed, encode
         for start in range(0, len(store), size):
             part = slice(start, min(start + size, len(store)))
             rows = store.read(part)
-            values = observables(torch.from_numpy(rows.x["x"]), encoder, where)
+            read = {name: torch.from_numpy(array) for name, array in rows.x.items()}
+            values = observables(read if store.header.named else read["x"], encoder, where)
             gave = torch.from_numpy(np.isin(rows.status, (Status.OK, Status.NONFINITE)))
             attempted[part] = torch.from_numpy(rows.theta)
             good = success[part] = valid_rows(values, missing=accepts_missing(encoder)) & gave
@@ -155,7 +157,9 @@ def _streamed(parameters: Parameters, store: Simulations, failed: Failed, encode
                 values = values[good]
             yield values
 
-    x = DiskRows.write(good_rows(), shape)
+    blocks = good_rows()
+    first = next(blocks)
+    x = DiskRows.write(chain([first], blocks), first.shape[1:])
     finite(attempted, f"{where}theta")
     if len(x) < _MINIMUM_PAIRS:
         raise ShapeError(f"{where}theta: expected at least {_MINIMUM_PAIRS} simulations, got {len(x)}")

@@ -1,7 +1,8 @@
 """The events of a training run: cut into training and validation, on the device, known again by a checkpoint."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from sbi_physics.train.config import TrainConfig
 
 _ROWS_AT_ONCE = 1 << 14
 
-__all__ = ["Split", "held_out_rows", "identity_of", "split_events"]
+__all__ = ["Split", "held_out_rows", "identity_of", "read_ahead", "split_events"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,15 @@ def split_events(
 
 def _taken(tensor: Tensor | DiskRows, rows: Tensor) -> Any:
     return tensor.subset(rows) if isinstance(tensor, DiskRows) else tensor[rows.to(tensor.device)]
+
+
+def read_ahead(data: Sequence[Tensor | DiskRows], order: Tensor) -> Iterator[Tensor]:
+    """The rows of each step, whose events are read while those before them are trained on."""
+    with ExitStack() as stack:
+        for rows in data:
+            if isinstance(rows, DiskRows):
+                stack.enter_context(rows.expect(order))
+        yield from order
 
 
 def identity_of(model: nn.Module, split: Split, config: TrainConfig | AdversarialConfig, seed: int) -> dict[str, Any]:

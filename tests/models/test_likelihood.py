@@ -41,7 +41,7 @@ def test_constants_and_counts_are_noticed():
 
 def test_counts_are_blurred_by_half_a_unit_where_there_is_a_seed(likelihood):
     x = data()[1]
-    plain, blurred = likelihood.events(x), likelihood.events(x, 3)
+    plain, blurred = likelihood.events(x), likelihood.blurred(x, seed=3).tensor()
     assert torch.equal(plain, x.flatten(1)[:, 1:3])
     assert torch.equal(plain[:, 1], blurred[:, 1])
     shift = blurred[:, 0] - plain[:, 0]
@@ -49,7 +49,7 @@ def test_counts_are_blurred_by_half_a_unit_where_there_is_a_seed(likelihood):
     # Uniform on [-1/2, 1/2]: mean 0 +- 0.02, standard deviation 0.289.
     assert abs(float(shift.mean())) < 0.08
     assert float(shift.std()) == pytest.approx(12**-0.5, abs=0.04)
-    assert torch.equal(blurred, likelihood.events(x, 3))
+    assert torch.equal(blurred, likelihood.blurred(x, seed=3).tensor())
 
 
 def test_one_observation_serves_all_rows(likelihood):

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Uniform
 
 import sbi_physics as sp
-from sbi_physics.models import scaling
+from sbi_physics.store import row_parts
 from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.pairs import training_pairs
@@ -41,6 +41,7 @@ ESTIMATORS = {
         PARAMETERS, augment=False, ensemble=2, transforms=1, hidden_features=8, config=TrainConfig(epochs=3, **s)
     ),
     "nre": lambda **s: sp.NRE(PARAMETERS, config=TrainConfig(epochs=2, **s)),
+    "nle": lambda **s: sp.NLE(PARAMETERS, transforms=2, hidden_features=16, config=TrainConfig(epochs=2, **s)),
 }
 
 
@@ -59,9 +60,41 @@ def test_the_same_as_in_memory(name, path):
 
 
 def test_scalings_of_many_parts_are_the_same(path, monkeypatch):
-    monkeypatch.setattr(scaling, "_NUMBERS_AT_ONCE", 600)
-    for name in ("npe", "nre"):
+    monkeypatch.setattr(row_parts, "_NUMBERS_AT_ONCE", 600)
+    for name in ("npe", "nre", "nle"):
         same(*(ESTIMATORS[name](memory=memory).fit(path, seed=3, progress=False) for memory in (10**9, 1)))
+
+
+def test_counts_and_trends_of_many_parts(path, tmp_path, monkeypatch):
+    """Noise is that of the part; the trend is that of all at once, but for rounding."""
+    simulations = sp.load(path)
+    x = simulations.x.clone()
+    x[:, :2] = (5 * x[:, :2]).round()
+    counted = tmp_path / "counts.h5"
+    sp.Simulations.from_arrays(simulations.theta, x, PARAMETERS).save(counted)
+    whole = ESTIMATORS["nle"](memory=10**9).fit(counted, seed=3, progress=False)
+    monkeypatch.setattr(row_parts, "_NUMBERS_AT_ONCE", 600)
+    parts = [ESTIMATORS["nle"](memory=memory).fit(counted, seed=3, progress=False) for memory in (10**9, 1)]
+    same(*parts)
+    name = "likelihood.trend.weight"
+    assert torch.allclose(parts[0].model.state_dict()[name], whole.model.state_dict()[name], atol=0.1)
+    assert bool((whole.model.state_dict()[name] != 0).any())
+
+
+def test_named_observations(path, tmp_path):
+    simulations = sp.load(path)
+    named = {"flat": simulations.x[:, :2], "series": simulations.x[:, 2:].unsqueeze(-1)}
+    sp.Simulations.from_arrays(simulations.theta, named, PARAMETERS).save(tmp_path / "named.h5")
+    embedding = {"flat": "residual", "series": "gru"}
+    fits = [
+        sp.NPE(PARAMETERS, embedding=embedding, transforms=1, config=TrainConfig(epochs=1, memory=memory)).fit(
+            tmp_path / "named.h5", progress=False
+        )
+        for memory in (10**9, 1)
+    ]
+    same(*fits)
+    with pytest.raises(sp.UsageError, match="expected one array, got several named ones"):
+        npe(memory=1).fit(tmp_path / "named.h5", progress=False)
 
 
 def test_with_weights_and_from_several_files(path):

@@ -12,6 +12,7 @@ from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.embedding.packing import Packing
 from sbi_physics.models.embedding.registry import build_single
 from sbi_physics.models.scaling import Scaling
+from sbi_physics.store.row_parts import Rows, row_parts
 
 __all__ = ["NamedEncoders", "PackedScaling"]
 
@@ -82,10 +83,11 @@ class PackedScaling(Scaling):
         super().__init__()
         self.packing, self.parts = packing, nn.ModuleList(parts)
 
-    def fit(self, data: Tensor) -> "PackedScaling":
+    def fit(self, data: Rows) -> "PackedScaling":
         """Learn from data ``(n, total)``."""
-        for part, values in zip(self._parts, self.packing.unpack(data).values(), strict=True):
-            part.fit(values)
+        packed = row_parts(data)
+        for part, (name, shape) in zip(self._parts, self.packing.shapes.items(), strict=True):
+            part.fit(packed.map(lambda rows, name=name: self.packing.unpack(rows)[name], shape))
         return self
 
     def forward(self, data: Tensor) -> Tensor:

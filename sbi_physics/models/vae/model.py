@@ -41,6 +41,7 @@ from sbi_physics.models.hurdle import HurdleNetwork, Hurdles, check_groups
 from sbi_physics.models.pushforward import PushforwardGenerator
 from sbi_physics.models.vae.gaussian import DiagonalGaussian, GaussianNetwork, bounded
 from sbi_physics.models.vae.prior import LatentPrior, build_prior
+from sbi_physics.store.row_parts import Rows
 
 __all__ = ["DECODERS", "VariationalAutoencoder"]
 
@@ -141,7 +142,7 @@ class VariationalAutoencoder(PushforwardGenerator):
         self._set_noise(noise, decoder, dims)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def fit_scaling(self, events: Tensor, contexts: Tensor | None = None) -> Self:
+    def fit_scaling(self, events: Rows, contexts: Tensor | None = None) -> Self:
         """Learn the scalings from events ``(n, D)`` and contexts; numbers with a hurdle by those that are not zero."""
         super().fit_scaling(events, contexts)
         if isinstance(self.decoder, HurdleNetwork):
