@@ -41,6 +41,8 @@ _BLOCKS_IN_A_TASK = 512
 _TRIES = 3
 _LOOK_SECONDS = 2.0
 _ANSWER_SECONDS = 30.0
+# A batch system may keep workers waiting for long, but not for ever.
+_WAIT_SECONDS = 24 * 3600.0
 
 
 @contextmanager
@@ -115,7 +117,8 @@ class Farm:
         self._again: deque[_Task] = deque()
         self._suspects: list[int] = []
         self._sent = 0
-        self._threads, self._looked, self._no_workers = 0, -1e9, False
+        self._threads, self._looked = 0, -1e9
+        self._alone_since: float | None = None
         # Seconds and blocks of the last tasks, those before with less and less weight.
         self._measured = 0.0, 0.0
 
@@ -123,7 +126,7 @@ class Farm:
         """Make the blocks `todo`: yields each when it is made, in any order.
 
         Raises:
-            SimulationError: the scheduler is gone, or a task failed time after time.
+            SimulationError: the scheduler is gone or was without workers for a day, or a task failed time after time.
             StoreError: a worker cannot see the folder or write there.
             CannotStart: a worker cannot load the simulator.
         """
@@ -169,9 +172,16 @@ class Farm:
         except (OSError, TimeoutError) as error:
             raise self._lost() from error
         self._looked = time.monotonic()
-        if not self._threads and not self._no_workers:
+        if self._threads:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = self._looked
             _log.warning("cluster: %s has no workers; waiting for some", self._address)
-        self._no_workers = not self._threads
+        elif self._looked - self._alone_since > _WAIT_SECONDS:
+            raise SimulationError(
+                f"cluster: {self._address} has had no workers for {_WAIT_SECONDS / 3600:.3g} hours; "
+                "what was made is kept: call again when there are some"
+            )
 
     def _send(self, task: _Task) -> None:
         self._sent += 1

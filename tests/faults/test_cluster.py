@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sbi_physics.cli.app import main
-from sbi_physics.core.errors import StoreError, UsageError
+from sbi_physics.core.errors import SimulationError, StoreError, UsageError
+from sbi_physics.simulation import cluster
 from sbi_physics.simulation.resolve import resolve_simulator
 
 pytestmark = pytest.mark.timeout(120)
@@ -124,6 +125,12 @@ def test_no_workers_yet(new_dask, user, run, caplog):
     with caplog.at_level(logging.WARNING):
         assert run(user("Good"), 20, cluster=lonely.address).counts()["ok"] == 20
     assert "has no workers; waiting for some" in caplog.text
+
+
+def test_no_workers_at_all(new_dask, user, run, monkeypatch):
+    monkeypatch.setattr(cluster, "_WAIT_SECONDS", 3.0)
+    with pytest.raises(SimulationError, match="has had no workers for .* hours; what was made is kept"):
+        run(user("Good"), 20, cluster=new_dask().address)
 
 
 @pytest.fixture
