@@ -129,7 +129,7 @@ def test_no_workers_yet(new_dask, user, run, caplog):
 
 def test_no_workers_at_all(new_dask, user, run, monkeypatch):
     monkeypatch.setattr(cluster, "_WAIT_SECONDS", 3.0)
-    with pytest.raises(SimulationError, match="has had no workers for .* hours; what was made is kept"):
+    with pytest.raises(SimulationError, match=r"has had no workers for .* hours; what was made is kept"):
         run(user("Good"), 20, cluster=new_dask().address)
 
 
