@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TEST_PROCESSES ?= 2
 BENCH_STAMP := $(VENV)/.bench-installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, found ' + sys.version) if sys.version_info < (3, 11) else None"
@@ -31,6 +31,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W --keep-going -b html -c docs/site docs build/docs
 
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.vs_sbi

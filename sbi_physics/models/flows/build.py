@@ -1,13 +1,13 @@
 """Named flows: `nsf`, `maf`, `maf-spline` and `nsf-box`, each an ordinary `nflows.flows.Flow`.
 
-=============  =====================================================================  ==================
-name           layers                                                                 strong at
-=============  =====================================================================  ==================
-``nsf``        spline couplings mixed by LU linear maps                               fast both ways
-``maf``        affine masked autoregressive layers in alternating order               fast evaluation
-``maf-spline`` spline masked autoregressive layers in alternating order               sharp densities
-``nsf-box``    spline couplings on [-1, 1]^D with a uniform base, nothing leaves it   angles
-=============  =====================================================================  ==================
+==============  =====================================================================  ==================
+name            layers                                                                 strong at
+==============  =====================================================================  ==================
+``nsf``         spline couplings mixed by LU linear maps                               fast both ways
+``maf``         affine masked autoregressive layers in alternating order               fast evaluation
+``maf-spline``  spline masked autoregressive layers in alternating order               sharp densities
+``nsf-box``     spline couplings on [-1, 1]^D with a uniform base, nothing leaves it   angles
+==============  =====================================================================  ==================
 
 In `nsf-box` no linear map may mix the dimensions.  Its first layer moves each of them by the context alone; in the
 pairs of layers after it the halves that move are told apart by one binary digit of the number of the dimension after
