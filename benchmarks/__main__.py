@@ -6,7 +6,7 @@
 =============  ================================================================  ======================================
 job            what is measured                                                  beside
 =============  ================================================================  ======================================
-posterior      cosmology from the Union3 supernovae by NPE and VI                emcee on the exact likelihood
+posterior      planets of K2-24 and cosmology from Union3 by NPE, NLE and VI     emcee, Hamiltonian Monte Carlo
 surrogate      stars of a galaxy from star particles                             emcee on the exact density
 integrate      unweighted events of a learned map                                emcee, vegas, madnis
 anomaly        the background of a signal region by the template of a flow       emcee on the fit of the spectrum
@@ -50,6 +50,7 @@ class Script(NamedTuple):
 
 JOBS: dict[str, tuple[Script, ...]] = {
     "posterior": (
+        Script("posterior.against_mcmc", ("--quick",)),
         Script("posterior.supernovae", ("--models", "LambdaCDM", "--simulations", "4000", "--steps", "1500")),
     ),
     "surrogate": (

@@ -11,9 +11,10 @@ from typing import Any
 from benchmarks.machine import RESULTS
 from benchmarks.posterior.published import PUBLISHED
 from benchmarks.report_integration import events, integrals, lattice
+from benchmarks.report_mcmc import against_mcmc
 from benchmarks.report_pulsars import arrays, free_spectra
 from benchmarks.report_searches import background, methods, null
-from benchmarks.report_simulation import overhead
+from benchmarks.report_simulation import overhead, streaming
 from benchmarks.report_supernovae import union3
 from benchmarks.tables import numbers, table
 
@@ -47,6 +48,7 @@ def parts_of(results: Path) -> list[str]:
     sections |= {"anomaly_methods": methods, "anomaly_null": null, "anomaly_background": background}
     sections |= {"integration_table": integrals, "integration_events": events, "lattice": lattice}
     sections |= {"pulsar_timing": arrays, "free_spectrum": free_spectra, "simulation_overhead": overhead}
+    sections |= {"store_streaming": streaming, "against_mcmc": against_mcmc}
     sections |= {"supernovae": union3}
     parts: list[str] = []
     for name, section in sections.items():
@@ -185,8 +187,25 @@ def _galaxy(result: dict[str, Any]) -> list[str]:
         f"## Stars from {result['particles']:,} star particles: six-dimensional AUC against true stars",
         table(["galaxy", "upsampled", "fixed kernels of the best scale", "true stars"], rows),
     ]
+    if "models" in result:
+        parts += [
+            f"Surrogates that know nothing of galaxies, on the particles of galaxy {result['rows'][0]['seed']}:",
+            table(["model", "AUC", "training [s]", "microseconds a star"], _galaxy_models(result["models"])),
+        ]
     chain = result.get("emcee", {})
     return [*parts, _GALAXY_EMCEE.format(**chain)] if chain.get("independent_stars") else parts
+
+
+def _galaxy_models(models: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            model,
+            f"{found['auc']:.3f} ± {found['error']:.3f}",
+            f"{found['fit_seconds']:.0f}",
+            f"{1e6 * found['seconds_per_star']:.1f}",
+        ]
+        for model, found in models.items()
+    ]
 
 
 def _surrogate_checks(result: dict[str, Any]) -> list[str]:

@@ -4,7 +4,9 @@ from typing import Any
 
 from benchmarks.tables import table
 
-__all__ = ["overhead"]
+__all__ = ["overhead", "streaming"]
+
+_NAMES = {"npe": "NPE", "nle": "NLE", "surrogate": "surrogate"}
 
 
 def overhead(result: dict[str, Any]) -> list[str]:
@@ -20,4 +22,20 @@ def overhead(result: dict[str, Any]) -> list[str]:
         f"Writing {store['rows']:,} rows of 5 + 100 numbers: {store['rate_over_plain']:.2f} of the rate of plain h5py, "
         f"{store['rate_over_plain_on_the_disk']:.2f} where that, too, waits for the disk.",
         table(["writer", "MB/s"], rates),
+    ]
+
+
+def streaming(result: dict[str, Any]) -> list[str]:
+    """Memory of fits to a file larger than that, and what reading from the disk costs an epoch."""
+    epochs, large = result["epochs"], result["large"]
+    found = [(words, large[name]) for name, words in _NAMES.items() if name in large]
+    rows = [
+        [words, f"{of['peak_resident_mb'] * 2**20 / 1e9:.2f}", f"{of['fit_of_one_epoch_s']:.0f}"] for words, of in found
+    ]
+    return [
+        "## Training on what is larger than memory",
+        f"Fits of one epoch on a file of {large['bytes'] / 1e9:.1f} GB, {large['rows']:,} rows; where both fit, an "
+        f"epoch from the disk costs {epochs['ratio_of_clock']:.2f} times one in memory by the clock, and "
+        f"{epochs['ratio_of_processor']:.2f} in seconds of the processor.",
+        table(["fit", "most resident memory [GB]", "seconds"], rows),
     ]
