@@ -7,7 +7,7 @@ known by the same particles.  The floor is the AUC of true stars against other t
 of galaxies, trained on the same particles (position and velocity given age and metallicity), are the scale of what the
 upsampler gains.  For comparison, emcee draws from the exact density of the galaxy: what an independent star costs.
 
-    python -m benchmarks.surrogate.galaxy [--particles 20000] [--stars 50000] [--seeds 1 2 3] [--part stars|models|emcee]
+    python -m benchmarks.surrogate.galaxy [--particles 20000] [--stars 50000] [--seeds 1 2 3] [--part PART]
 """
 
 import argparse
