@@ -246,7 +246,7 @@ def export(
     check_writable(out)
     surrogate = _surrogate(model, "cpu")
     surrogate.export(out)
-    found = compare_onnx(surrogate, out, n=rows, seed=seed)
+    found = compare_onnx(surrogate.chain, surrogate.parameters, out, n=rows, seed=seed)
     output.result(
         f"{out}: x {tuple(surrogate.x_shape)} of theta ({', '.join(surrogate.parameters.names)}) and "
         f"{surrogate.noise_features} standard normal numbers; in onnxruntime {found.differing} of {found.numbers} "

@@ -22,7 +22,7 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,12 @@ from torch import Tensor, nn
 from sbi_physics import __version__
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import StoreError, UsageError
+from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.linear import multiply_out
 from sbi_physics.store.atomic import atomic_path
 from sbi_physics.surrogate.chain import ModelChain
-
-if TYPE_CHECKING:
-    from sbi_physics.surrogate.surrogate import Surrogate
 
 __all__ = ["Agreement", "compare_onnx", "export_onnx"]
 
@@ -74,27 +72,30 @@ class _Function(nn.Module):
         return self.chain.from_noise(theta, noise)
 
 
-def export_onnx(surrogate: "Surrogate", path: str | Path) -> None:
+def export_onnx(chain: ModelChain, parameters: Parameters, model: str, path: str | Path) -> None:
     """Write a trained surrogate as a function of theta and noise to an ONNX file.
 
     Args:
-        surrogate: trained; of any model but ``"energy"``, ``"kernel"`` and ``"recurrent"``.
+        chain: trained; of any model but ``"energy"``, ``"kernel"`` and ``"recurrent"``.
+        parameters: of theta.
+        model: name of the last model, for whoever reads the file.
         path: the file.
 
     Raises:
-        UsageError: the extra ``export`` is not installed, the surrogate is not trained, or its model draws in a way
-            that is no function of a fixed number of normal numbers.
+        UsageError: the extra ``export`` is not installed, or a model draws in a way that is no function of a fixed
+            number of normal numbers.
         StoreError: the file cannot be written.
     """
-    function = _Function(_prepared(surrogate.chain))
+    function = _Function(_prepared(chain))
     features = sum(function.chain.noise_features)
     onnx = _module("onnx")
     _module("onnxscript")
     with atomic_path(Path(path)) as temporary:
-        model = _followed(function, len(surrogate.parameters), features)
-        model.producer_name, model.producer_version = "sbi_physics", __version__
-        onnx.helper.set_model_props(model, _metadata(surrogate, features))
-        onnx.save_model(model, str(temporary))
+        made = _followed(function, len(parameters), features)
+        made.producer_name, made.producer_version = "sbi_physics", __version__
+        shape = list(chain.preprocessing.x_shape)
+        onnx.helper.set_model_props(made, _metadata(parameters, model, shape, features))
+        onnx.save_model(made, str(temporary))
 
 
 def _followed(function: _Function, parameters: int, features: int) -> Any:
@@ -110,11 +111,14 @@ def _followed(function: _Function, parameters: int, features: int) -> Any:
     return model
 
 
-def compare_onnx(surrogate: "Surrogate", path: str | Path, *, n: int = 1000, seed: int = 0) -> Agreement:
+def compare_onnx(
+    chain: ModelChain, parameters: Parameters, path: str | Path, *, n: int = 1000, seed: int = 0
+) -> Agreement:
     """Run an exported file in onnxruntime, and the surrogate on the same theta, from the prior, and noise.
 
     Args:
-        surrogate: what was exported.
+        chain: of the surrogate that was exported.
+        parameters: of theta.
         path: the file.
         n: rows.
         seed: of theta and noise.
@@ -124,16 +128,16 @@ def compare_onnx(surrogate: "Surrogate", path: str | Path, *, n: int = 1000, see
         StoreError: the file cannot be read, or is not of such a surrogate.
     """
     runtime = _module("onnxruntime")
-    theta = surrogate.parameters.sample(positive_integer(n, "n"), seed=derive(check_seed(seed), "theta")).float()
+    theta = parameters.sample(positive_integer(n, "n"), seed=derive(check_seed(seed), "theta")).float()
     with seeded(derive(seed, "noise")):
-        noise = torch.randn(n, sum(surrogate.chain.noise_features))
+        noise = torch.randn(n, sum(chain.noise_features))
     try:
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (found,) = session.run(["x"], {"theta": theta.numpy(), "noise": noise.numpy()})
     except Exception as error:  # its exceptions have no common root but this one
         words = " ".join(str(error).split())[:300]
         raise StoreError(f"{path}: expected the exported file of this surrogate: {words}") from error
-    expected = surrogate.from_noise(theta, noise).flatten(1).double()
+    expected = chain.from_noise(theta.to(chain.device), noise.to(chain.device)).cpu().flatten(1).double()
     difference = (torch.from_numpy(found).flatten(1).double() - expected).abs()
     relative = difference / torch.maximum(expected.abs(), expected.abs().mean(1, keepdim=True)).clamp(min=1e-30)
     same = relative <= _TOLERANCE
@@ -153,16 +157,16 @@ def _prepared(chain: ModelChain) -> ModelChain:
     return chain
 
 
-def _metadata(surrogate: "Surrogate", features: int) -> dict[str, str]:
+def _metadata(parameters: Parameters, model: str, x_shape: list[int], features: int) -> dict[str, str]:
     """What a caller has to know, as texts; lists are JSON."""
-    parameters = surrogate.parameters.to_dict()
+    described = parameters.to_dict()
     return {
         "sbi_physics_version": __version__,
-        "model": surrogate.model,
-        "parameters": json.dumps(parameters["names"]),
-        "units": json.dumps(parameters["units"]),
-        "bounds": json.dumps(parameters["bounds"]),
-        "x_shape": json.dumps(list(surrogate.x_shape)),
+        "model": model,
+        "parameters": json.dumps(described["names"]),
+        "units": json.dumps(described["units"]),
+        "bounds": json.dumps(described["bounds"]),
+        "x_shape": json.dumps(x_shape),
         "noise": "standard normal",
         "noise_features": str(features),
     }

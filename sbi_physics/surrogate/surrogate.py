@@ -353,7 +353,7 @@ class Surrogate:
             UsageError: the extra ``export`` is not installed, it is not trained, or its model draws in another way.
             StoreError: the file cannot be written.
         """
-        export_onnx(self, path)
+        export_onnx(self.chain, self.parameters, self.model, path)
 
     def check(
         self,

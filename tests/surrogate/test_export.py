@@ -166,13 +166,13 @@ def test_the_file_says_what_it_is(quick):
 
 def test_the_comparison_finds_another_model(quick):
     surrogate, path = quick
-    same = compare_onnx(surrogate, path, n=50, seed=1)
+    same = compare_onnx(surrogate.chain, surrogate.parameters, path, n=50, seed=1)
     assert (same.rows, same.numbers, same.differing) == (50, 200, 0)
     assert 0 < same.largest < 1e-5
     chain = copy.deepcopy(surrogate.chain)
     chain.stages[0].event_scaling.scale.mul_(1.01)
     other = sp.Surrogate.of(surrogate.parameters, surrogate.architecture, chain, surrogate.provenance)
-    assert compare_onnx(other, path, n=50, seed=1).differing > 50
+    assert compare_onnx(other.chain, other.parameters, path, n=50, seed=1).differing > 50
 
 
 def test_the_snippet_of_the_documentation_runs(quick, tmp_path, monkeypatch):
@@ -228,10 +228,12 @@ def test_what_cannot_be_is_said(quick, tmp_path, monkeypatch):
     with pytest.raises(sp.StoreError, match="does not exist"):
         surrogate.export(tmp_path / "nowhere" / "model.onnx")
     with pytest.raises(sp.StoreError, match="expected the exported file of this surrogate"):
-        compare_onnx(surrogate, tmp_path / "none.onnx")
+        compare_onnx(surrogate.chain, surrogate.parameters, tmp_path / "none.onnx")
     for missing in ("onnx", "onnxscript", "onnxruntime"):
         monkeypatch.setitem(sys.modules, missing, None)
         with pytest.raises(sp.UsageError, match=rf"needs the package {missing}: pip install 'sbi-physics\[export\]'"):
-            compare_onnx(surrogate, path) if missing == "onnxruntime" else surrogate.export(tmp_path / "model.onnx")
+            compare_onnx(surrogate.chain, surrogate.parameters, path) if missing == "onnxruntime" else surrogate.export(
+                tmp_path / "model.onnx"
+            )
         monkeypatch.undo()
     assert not list(tmp_path.iterdir())
