@@ -6,7 +6,7 @@ than one key, or on what a simulator says of itself, is checked where the stages
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sbi_physics.core.checks import known_keys
 from sbi_physics.core.errors import UsageError
@@ -30,13 +30,22 @@ Count = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
+class ClusterPart(BaseModel):
+    """Jobs of a batch system; other keys are the arguments of the class of dask-jobqueue."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    system: Literal["slurm", "htcondor", "pbs", "lsf", "sge", "oar", "moab", "local"]
+    jobs: Count
+
+
 class ComputePart(Part):
     """Where it is computed."""
 
     device: str = "auto"
     workers: Count | None = None
     timeout: Positive | None = None
-    cluster: str | None = None
+    cluster: str | ClusterPart | None = None
 
 
 class OutputsPart(Part):

@@ -11,7 +11,7 @@ from sbi_physics.core.errors import SimulationError
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.core.random import derive
 from sbi_physics.run.analysis import Analysis
-from sbi_physics.run.configuration import PosteriorConfig
+from sbi_physics.run.configuration import ClusterPart, PosteriorConfig
 from sbi_physics.run.findings import Findings
 from sbi_physics.run.sources import Source
 from sbi_physics.run.stages import Stage, Work
@@ -123,6 +123,7 @@ def simulate_stage(analysis: Analysis, source: Source, name: str, n: int, what: 
         what: what they are for, in words.
     """
     compute = analysis.config.compute
+    cluster = compute.cluster.model_dump() if isinstance(compute.cluster, ClusterPart) else compute.cluster
     # Two stages of one seed must not see the same numbers.
     seed = analysis.seed(name)
 
@@ -133,7 +134,7 @@ def simulate_stage(analysis: Analysis, source: Source, name: str, n: int, what: 
             out=work.folder / SIMULATIONS_FILE,
             seed=derive(work.seed, name),
             workers=compute.workers,
-            cluster=compute.cluster,
+            cluster=cluster,
             timeout=compute.timeout,
             progress=work.progress,
         )

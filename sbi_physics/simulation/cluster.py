@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sbi_physics.core.errors import SBIPhysicsError, SimulationError, StoreError, UsageError
+from sbi_physics.simulation.batch_system import batch_cluster
 from sbi_physics.simulation.blocks import Outcome, Plan, block_of_rows
 from sbi_physics.simulation.maker import Made
 from sbi_physics.simulation.parts import Identity
@@ -47,7 +48,7 @@ _WAIT_SECONDS = 24 * 3600.0
 
 @contextmanager
 def connected(cluster: Any) -> "Iterator[Client]":
-    """A client of a cluster: an address, a `distributed.Client`, or an object with workers, as of dask-jobqueue.
+    """A client of a cluster: an address, a `distributed.Client`, an object with workers, or a description of jobs.
 
     Raises:
         UsageError: the extra is missing, it is none of these, or no scheduler answers.
@@ -56,6 +57,10 @@ def connected(cluster: Any) -> "Iterator[Client]":
         import distributed
     except ImportError as error:
         raise UsageError("cluster: needs the extra 'cluster': pip install 'sbi-physics[cluster]'") from error
+    if isinstance(cluster, Mapping):
+        with batch_cluster(cluster) as made, connected(made) as client:
+            yield client
+        return
     if isinstance(cluster, distributed.Client):
         if cluster.asynchronous or cluster.status != "running":
             raise UsageError(f"cluster: expected a client that is connected and not asynchronous, got {cluster}")
@@ -63,8 +68,8 @@ def connected(cluster: Any) -> "Iterator[Client]":
         return
     if not (isinstance(cluster, str) and "://" in cluster) and not hasattr(cluster, "scheduler_address"):
         raise UsageError(
-            "cluster: expected an address such as 'tcp://host:8786', a distributed.Client, or a Dask cluster "
-            f"(extra 'cluster'), got {cluster!r}"
+            "cluster: expected an address such as 'tcp://host:8786', a distributed.Client, a Dask cluster or a "
+            f"dictionary that describes one (extra 'cluster'), got {cluster!r}"
         )
     try:
         client = distributed.Client(cluster, set_as_default=False)

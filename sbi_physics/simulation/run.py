@@ -81,14 +81,12 @@ def simulate(
             None starts one for each core when the run would take more than ten seconds, unless the simulator computes
             on a GPU.  Each computes with one thread, and takes about 0.3 GB of memory.
         cluster: a Dask cluster to simulate on, instead of this machine (extra ``cluster``): the address of its
-            scheduler, as ``"tcp://host:8786"``, a ``distributed.Client``, or a cluster object.  Its workers write to
-            `out` themselves, which must lie where they and this process share files.  On a batch farm, with 50 jobs of
-            four cores::
+            scheduler, as ``"tcp://host:8786"``, a ``distributed.Client``, a cluster object, or a dictionary that
+            describes the jobs of a batch system (`simulation.batch_system`).  Its workers write to `out` themselves,
+            which must lie where they and this process share files.  With 50 jobs of four cores::
 
-                from dask_jobqueue import SLURMCluster  # or HTCondorCluster, PBSCluster
-                with SLURMCluster(cores=4, memory="8GB", walltime="04:00:00") as cluster:
-                    cluster.scale(jobs=50)
-                    sp.simulate("decay.py:Decay", 10_000_000, out="/shared/decay.h5", timeout=60, cluster=cluster)
+                farm = {"system": "slurm", "jobs": 50, "cores": 4, "memory": "8GB", "walltime": "04:00:00"}
+                sp.simulate("decay.py:Decay", 10_000_000, out="/shared/decay.h5", timeout=60, cluster=farm)
         timeout: seconds that one call of the simulator may take, for a block or, where that fails, for a single row.
         block_size: rows in a block, the unit of work, of writing and of resuming; chosen from n where None.
         theta: ``(n, P)`` to simulate at, instead of draws from the prior.
