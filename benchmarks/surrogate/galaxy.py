@@ -35,7 +35,7 @@ HELD_OUT = 2_000
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "galaxy.png"
 LIMITS = ((-40.0, 25.0), (-25.0, 45.0), (-35.0, 35.0), (-320.0, 320.0), (-320.0, 320.0), (-320.0, 320.0))
 PLANES = ((1, 2), (2, 5))
-MCMC_STEPS, MCMC_WALKERS = 24_000, 128
+MCMC_STEPS, MCMC_WALKERS = 40_000, 128
 MODELS = ("flow", "autoregressive", "diffusion", "vae", "gan", "mixture", "kernel")
 SECONDS = 300
 

@@ -32,7 +32,7 @@ class TwoModes(torch.nn.Module):
         centre = torch.zeros(1, 1) if description is None else description[:, :1]
         return angles.unsqueeze(-1), centre
 
-    def events(self, points, condition):
+    def velocity(self, points, condition):
         angles, centre = condition
         cos, sin = angles.cos(), angles.sin()
         variance = (cos * self.width) ** 2 + sin**2
@@ -48,7 +48,7 @@ class TwoModes(torch.nn.Module):
         return torch.where(sin > 1e-6, (cos * points - event) / sin.clamp(min=1e-6), 0.0)
 
     def forward(self, points, angles, description):
-        return self.events(points, self.condition(angles, description))
+        return self.velocity(points, self.condition(angles, description))
 
 
 def teacher_of(context=True, **options):

@@ -178,7 +178,7 @@ class DiffusionDensity(ConditionalDensity, PushforwardGenerator):
 
         def field_at(angle: float) -> Field:
             condition = self.network.condition(points.new_tensor([angle]), description)
-            return lambda position: self.network.events(position, condition)
+            return lambda position: self.network.velocity(position, condition)
 
         return field_at
 

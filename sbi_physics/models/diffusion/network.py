@@ -13,10 +13,15 @@ __all__ = ["SMALLEST_LEVEL", "VelocityNetwork"]
 # What the network can tell apart; in standardised coordinates nothing finer than this is learned.
 SMALLEST_LEVEL = 1e-3
 _FREQUENCIES = 8
+_KNOTS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
 class VelocityNetwork(nn.Module):
     """A residual network of noisy events, whose blocks are told the angle and the context; zero at the start.
+
+    Beside a network that is narrower than twice its D numbers there is a function of each number alone, bent at five
+    places, whose slopes follow from angle and context: what passes through the network has at most the rank of its
+    width, and noise that the numbers do not share has that of D.
 
     The angle enters as the logarithm of its sine, the level of noise, and as Fourier features of that.
     What a context says is computed apart from the angle: for many draws at one context, once.
@@ -38,6 +43,11 @@ class VelocityNetwork(nn.Module):
         self.angle = _two_layers(2 * _FREQUENCIES + 1, hidden_features)
         self.context = None if context_features is None else _two_layers(context_features, hidden_features)
         self.both = nn.Linear(hidden_features, hidden_features)
+        self.single: nn.Linear | None = None
+        if 2 * features > hidden_features:
+            self.single = nn.Linear(hidden_features, (1 + len(_KNOTS)) * features)
+            nn.init.zeros_(self.single.weight)
+            nn.init.zeros_(self.single.bias)
         self.register_buffer("frequencies", 0.5 * math.pi * torch.arange(1, _FREQUENCIES + 1), persistent=False)
 
     def describe(self, summary: Tensor | None) -> Tensor | None:
@@ -46,7 +56,21 @@ class VelocityNetwork(nn.Module):
 
     def forward(self, events: Tensor, angles: Tensor, description: Tensor | None) -> Tensor:
         """The velocity ``(n, D)`` of noisy events ``(n, D)``; angles and descriptions have n rows, or one for all."""
-        return self.events(events, self.condition(angles, description))
+        return self.velocity(events, self.condition(angles, description))
+
+    def velocity(self, events: Tensor, condition: Tensor) -> Tensor:
+        """The velocity ``(n, D)`` of noisy events, given what `condition` says: n rows, or one for all."""
+        velocity = self.events(events, condition)
+        return velocity if self.single is None else velocity + self._one_by_one(events, condition, self.single)
+
+    @staticmethod
+    def _one_by_one(events: Tensor, condition: Tensor, layer: nn.Linear) -> Tensor:
+        """A function of each number alone, of which there are more than the network is wide."""
+        slope, *slopes = layer(condition).chunk(1 + len(_KNOTS), -1)
+        velocity = slope * events
+        for knot, more in zip(_KNOTS, slopes, strict=True):
+            velocity = torch.addcmul(velocity, more, F.silu(events - knot))
+        return velocity
 
     def condition(self, angles: Tensor, description: Tensor | None) -> Tensor:
         """What the blocks are told at angles ``(n,)``, given the descriptions ``(n, H)``: ``(n, H)``."""
