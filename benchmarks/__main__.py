@@ -50,7 +50,7 @@ class Script(NamedTuple):
 
 JOBS: dict[str, tuple[Script, ...]] = {
     "posterior": (
-        Script("posterior.against_mcmc", ("--quick",)),
+        Script("posterior.against_mcmc", ("--cases", "k2_24", "--quick")),
         Script("posterior.supernovae", ("--models", "LambdaCDM", "--simulations", "4000", "--steps", "1500")),
     ),
     "surrogate": (

@@ -47,6 +47,8 @@ class Case:
         simulations: to train on.
         epochs: of NPE.
         steps: of emcee in the comparison; the reference takes three times as many.
+        proposals: to correct.
+        compared: draws of each set of a C2ST, at most.
     """
 
     simulator: Any
@@ -54,6 +56,8 @@ class Case:
     simulations: int
     epochs: int
     steps: int
+    proposals: int
+    compared: int
 
 
 def cases(quick: bool) -> dict[str, Callable[[], Case]]:
@@ -61,11 +65,15 @@ def cases(quick: bool) -> dict[str, Callable[[], Case]]:
     few = 10 if quick else 1
 
     def planets() -> Case:
-        return Case(k2_24(), lambda x: x, 200_000 // few, 8, 10_000 // few)
+        return Case(
+            k2_24(), lambda x: x, 200_000 // few, 8, 10_000 // few, PROPOSALS // few, DRAWS // (5 if quick else 1)
+        )
 
     def cosmology() -> Case:
         simulator = union3("wCDM")
-        return Case(simulator, simulator.whiten, 20_000 // few, 25, 4_000 // few)
+        return Case(
+            simulator, simulator.whiten, 20_000 // few, 25, 4_000 // few, PROPOSALS // few, DRAWS // (5 if quick else 1)
+        )
 
     return {"k2_24": planets, "union3": cosmology}
 
@@ -89,7 +97,7 @@ def _measure(case: Case, seed: int) -> dict[str, Any]:
     methods: dict[str, dict[str, Any]] = {}
 
     def keep(name: str, draws: Tensor, numbers: dict[str, Any]) -> None:
-        n = min(len(draws), len(reference), DRAWS)
+        n = min(len(draws), len(reference), case.compared)
         one, other = _some(draws, n, seed), _some(reference, n, seed + 1)
         methods[name] = numbers | {"c2st": sp.diagnostics.c2st(one, other), "compared": n}
         print(name, methods[name], flush=True)
@@ -99,7 +107,7 @@ def _measure(case: Case, seed: int) -> dict[str, Any]:
     for name, draws, numbers in _networks(case, seed):
         keep(name, draws, numbers)
     half = len(reference) // 2
-    floor = sp.diagnostics.c2st(_some(reference[:half], DRAWS, seed), _some(reference[half:], DRAWS, seed))
+    floor = sp.diagnostics.c2st(*(_some(part, case.compared, seed) for part in (reference[:half], reference[half:])))
     return {
         "parameters": len(case.simulator.parameters),
         "simulations": case.simulations,
@@ -140,12 +148,14 @@ def _networks(case: Case, seed: int) -> Any:
         yield name, draws, {**once, "each": each, "calls": calls, "independent": DRAWS}
         began = time.monotonic()
         try:
-            samples = posterior.correct(_exact(simulator), target, n=PROPOSALS, seed=derive(seed, name, "corrected"))
+            samples = posterior.correct(
+                _exact(simulator), target, n=case.proposals, seed=derive(seed, name, "corrected")
+            )
         except sp.ConvergenceError as error:
             print(f"{name} corrected: refused: {error}", flush=True)
             continue
         corrected = time.monotonic() - began + (0.0 if amortised else trained)
-        kept = samples.resample(DRAWS, seed=seed, replace=False).values
+        kept = samples.resample(min(DRAWS, case.proposals // 2), seed=seed, replace=False).values
         calls += samples.cost.likelihood_calls
         numbers = {**once, "each": corrected, "calls": calls}
         numbers["independent"] = samples.diagnostics["efficiency"] * len(samples)

@@ -43,7 +43,7 @@ MODELS: dict[str, tuple[int | None, dict[str, Any]]] = {
     "vae": (None, {"epochs": 10, "batch_size": 512, "max_seconds": 1800}),
     "gan": (None, {"epochs": 12, "batch_size": 256, "max_seconds": 1800}),
     "flow": (_SMALL, {"epochs": 10, "max_seconds": 300}),
-    "diffusion": (_SMALL, {"epochs": 30, "max_seconds": 300}),
+    "diffusion": (_SMALL, {"epochs": 60, "max_seconds": 300}),
     "autoregressive": (_SMALL, {"epochs": 15, "max_seconds": 300}),
     # Its bandwidths take time that grows as the square.
     "kernel": (10_000, {}),
