@@ -7,6 +7,7 @@ library always comes to its end, and the error is raised when the file is closed
 
 import io
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ import h5py
 
 __all__ = ["careful_file"]
 
+_FLUSHED_BYTES = 1 << 25
+
 
 class _Careful(io.RawIOBase):
     """A file that takes everything and remembers the first error."""
@@ -23,6 +26,7 @@ class _Careful(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         self._position = self._end = 0
+        self._unflushed, self._flushing = 0, threading.Thread()
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
@@ -35,7 +39,23 @@ class _Careful(io.RawIOBase):
                 self.error = error
         self._position += len(view)
         self._end = max(self._end, self._position)
+        self._unflushed += len(view)
+        if self._unflushed >= _FLUSHED_BYTES and not self._flushing.is_alive():
+            self._unflushed, self._flushing = 0, threading.Thread(target=self._flush)
+            self._flushing.start()
         return len(view)
+
+    def _flush(self) -> None:
+        """Send to the disk what is there, while more is written: not all is left for the end."""
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self.error = self.error or error
+
+    def settle(self) -> None:
+        """Wait for a flush that is under way."""
+        if self._flushing.is_alive():
+            self._flushing.join()
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
@@ -72,6 +92,7 @@ class _Careful(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
+            self.settle()
             os.close(self._descriptor)
         super().close()
 
@@ -88,5 +109,6 @@ def careful_file(path: Path) -> Iterator[h5py.File]:
             with h5py.File(target, "w", libver=("v110", "v110")) as file:
                 yield file
         finally:
+            target.settle()
             if target.error is not None:
                 raise target.error

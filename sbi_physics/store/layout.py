@@ -195,6 +195,12 @@ def _slabs(blocks: Iterable[Rows]) -> Iterator[Rows]:
         yield joined(held)
 
 
+def rows_of_a_slab(header: Header) -> int:
+    """How many rows are written at once, a multiple of the rows in a block: whoever has them needs not join them."""
+    numbers = len(header.parameters) + sum(int(np.prod(shape, dtype=np.int64)) for shape in header.shapes.values())
+    return header.block_size * -(-_SLAB_BYTES // max(1, 4 * numbers * header.block_size))
+
+
 def joined(blocks: Sequence[Rows]) -> Rows:
     """Rows one after the other."""
     if len(blocks) == 1:

@@ -228,7 +228,7 @@ class Simulations:
             layout.write(temporary, self.header, len(self), self._blocks())
 
     def _blocks(self) -> Iterator[Rows]:
-        size, errors = self.header.block_size, self.errors
+        size, errors = layout.rows_of_a_slab(self.header), self.errors
         for start in range(0, len(self), size):
             rows = slice(start, min(start + size, len(self)))
             block = _cut(self._rows, rows) if self._rows is not None else self._read(rows)
