@@ -1,6 +1,6 @@
 """`save` and `load`: trained models as safetensors files that any later version can read, and no file runs code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ from torch import nn
 
 from sbi_physics.core.allocation import allocating_most
 from sbi_physics.core.errors import BudgetError, SBIPhysicsError, StoreError, UsageError
+from sbi_physics.core.samples import Samples
 from sbi_physics.models.flows.zuko_flow import as_flow
 from sbi_physics.posterior.files import KINDS, posterior_from
 from sbi_physics.store.models import read_model
+from sbi_physics.store.samples import holds_samples, read_samples, write_samples
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.surrogate.files import surrogate_from
 from sbi_physics.surrogate.surrogate import Surrogate
@@ -28,16 +30,26 @@ def save(obj: Any, path: str | Path) -> None:
     """Write a trained object to a file.
 
     Args:
-        obj: a `Posterior`, a `Surrogate`, `Simulations`, or anything else with a ``save(path)`` method.
+        obj: a `Posterior`, a `Surrogate`, `Simulations`, or anything else with a ``save(path)`` method; `Samples`, or a
+            dictionary of them by name.
         path: the file.
 
     Raises:
         UsageError: the object cannot be saved.
         StoreError: the file cannot be written.
     """
+    if isinstance(obj, Samples) or _are_samples(obj):
+        write_samples(path, {"samples": obj} if isinstance(obj, Samples) else obj)
+        return
     if not callable(getattr(obj, "save", None)):
-        raise UsageError(f"save: expected a trained posterior, a surrogate or simulations, got {type(obj).__name__}")
+        raise UsageError(
+            f"save: expected a trained posterior, a surrogate, simulations or samples, got {type(obj).__name__}"
+        )
     obj.save(path)
+
+
+def _are_samples(obj: Any) -> bool:
+    return isinstance(obj, Mapping) and bool(obj) and all(isinstance(one, Samples) for one in obj.values())
 
 
 def load(
@@ -47,7 +59,9 @@ def load(
     flow: Any = None,
     embedding: nn.Module | None = None,
 ) -> Any:
-    """Read a trained `Posterior` or `Surrogate`, as the file says, from a file; or open files of simulations.
+    """Read a trained `Posterior` or `Surrogate`, or `Samples`, as the file says; or open files of simulations.
+
+    Of samples the file may hold several sets: one is given as it is, more as a dictionary by name.
 
     Args:
         path: the file; of simulations (``.h5``) also several, which are opened as one.
@@ -62,7 +76,10 @@ def load(
     if not isinstance(path, str | Path):
         return Simulations.open_many(path)
     if Path(path).suffix.lower() in _HDF5:
-        return Simulations.open(path)
+        if not holds_samples(path):
+            return Simulations.open(path)
+        found = read_samples(path)
+        return found if len(found) != 1 else next(iter(found.values()))
     header, tensors = read_model(path)
     kind = header["kind"]
     if kind == Surrogate.KIND:

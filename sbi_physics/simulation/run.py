@@ -166,7 +166,8 @@ def _plan(model: Simulator, n: int, seed: int, block_size: int | None, theta: An
 def _into_file(model: Simulator, identity: Identity, out: Path, means: _Means, progress: bool) -> Simulations:
     done = finished(out, identity)
     if done is not None and not parts_folder(out).exists():
-        _log.info("%s is complete", out)
+        _log.info("%s is complete: nothing is simulated", out)
+        _warn_of_changes(model, out, out)
         return done
     parts = Parts(out, identity)
     with parts.locked():
@@ -176,6 +177,7 @@ def _into_file(model: Simulator, identity: Identity, out: Path, means: _Means, p
             blocks = set(parts.resume())
             if blocks:
                 _log.info("%s: resuming, %d of %d blocks are done", out, len(blocks), identity.plan.blocks)
+                _warn_of_changes(model, out, parts.folder)
             if means.client is not None:
                 check_folder(means.client, parts.folder, identity)
             run = _Run(model, identity, parts.folder.resolve(), progress)
@@ -186,6 +188,18 @@ def _into_file(model: Simulator, identity: Identity, out: Path, means: _Means, p
                 parts.merge(advance)
         parts.remove()
     return Simulations.open(out)
+
+
+def _warn_of_changes(model: Simulator, out: Path, made: Path) -> None:
+    """Say so where the file of the simulator is newer than what was made with it."""
+    path = user_files().get(type(model).__module__)
+    if path is not None and Path(path).exists() and Path(path).stat().st_mtime > made.stat().st_mtime:
+        _log.warning(
+            "%s was changed after %s was begun, whose simulations may be of the code before; remove that file, or "
+            "choose another, to simulate with the code as it is",
+            Path(path).name,
+            out,
+        )
 
 
 def _warned(simulations: Simulations, model: Simulator) -> Simulations:

@@ -9,6 +9,7 @@ in the header and of all tensors, so that a flipped bit is an error and not anot
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping
             full["sha256"] = _digest(full, own)
             # One text: safetensors writes several in any order.
             save_file(own, temporary, metadata={"header": json.dumps(full, sort_keys=True)})
+            # It makes files that nobody else may read.
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
         except SafetensorError as error:
             raise StoreError(f"{path}: cannot be written: {error}") from error
 

@@ -17,7 +17,7 @@ from sbi_physics.core.samples import Samples
 from sbi_physics.store.atomic import atomic_path
 from sbi_physics.store.layout import LIBVER, create_checked, opened, read_dataset, read_text, write_text
 
-__all__ = ["read_samples", "write_samples"]
+__all__ = ["holds_samples", "read_samples", "write_samples"]
 
 FORMAT = "sbi_physics.samples"
 SCHEMA = 2
@@ -43,6 +43,15 @@ def write_samples(path: str | Path, samples: Mapping[str, Samples]) -> None:
                 encoded = [word.encode() for word in words]
                 width = max(1, *map(len, encoded))
                 group.attrs.create(key, np.array(encoded, f"S{width}"), dtype=h5py.string_dtype("utf-8", width))
+
+
+def holds_samples(path: str | Path) -> bool:
+    """Whether a file says that it holds samples; what is no HDF5 file does not."""
+    try:
+        with opened(Path(path)) as file:
+            return read_text(file, "format") == FORMAT
+    except StoreError:
+        return False
 
 
 def read_samples(path: str | Path) -> dict[str, Samples]:
