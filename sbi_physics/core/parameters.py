@@ -59,6 +59,12 @@ class Parameters:
     """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
+        for each in parameters:
+            if not isinstance(each.prior, td.Distribution):
+                raise UsageError(
+                    f"parameter {each.name!r}: expected a torch.distributions.Distribution as its prior, got "
+                    f"{type(each.prior).__name__}"
+                )
         prior = priors.ProductPrior([p.prior for p in parameters])
         self._set(
             prior,

@@ -69,8 +69,10 @@ def read_observation(
     if tuple(x.shape) == shape:
         x = x.unsqueeze(0)
     elif not (x.ndim == len(shape) + 1 and tuple(x.shape[1:]) == shape and len(x)):
-        wanted = ", ".join(map(str, shape))
-        raise ShapeError(f"x_obs: expected shape ({wanted}) or (B, {wanted}), got {tuple(x.shape)}")
+        several = ", ".join(map(str, shape))
+        raise ShapeError(
+            f"x_obs: expected shape {shape} as in training, or (m, {several}) for m observations, got {tuple(x.shape)}"
+        )
     if not (accepts_missing(encoder) and bool(valid_rows(x, missing=True).all())):
         finite(x, "x_obs", _REPAIR)
     if iid and len(x) > 1 and not joined:

@@ -55,6 +55,9 @@ LIBVER = ("v110", "v110")
 """The format of HDF5 1.10, in which the structure around the data carries checksums, too."""
 
 _TEXT = h5py.string_dtype("utf-8", 300)
+_OF_TABLES = "; of arrays of your own sp.Simulations.from_arrays(theta, x, parameters).save('own.h5') makes one"
+_TABLES = (".csv", ".txt", ".npy", ".npz", ".parquet", ".root")
+_EXPECTED = f"simulations ({FORMAT})"
 _CHUNK_BYTES = 2**18
 _SLAB_BYTES = 2**21
 _LARGEST_CHUNK = 2**30
@@ -302,7 +305,7 @@ def _digest(text: str) -> str:
 
 
 @contextmanager
-def opened(path: Path, expected: str = f"simulations ({FORMAT})") -> Iterator[h5py.File]:
+def opened(path: Path, expected: str = _EXPECTED) -> Iterator[h5py.File]:
     """Open a file for reading; whatever HDF5 finds wrong, also in the block, is one `StoreError` naming the file.
 
     Args:
@@ -315,7 +318,8 @@ def opened(path: Path, expected: str = f"simulations ({FORMAT})") -> Iterator[h5
         if not path.stat().st_size:
             raise StoreError(f"{path}: the file is empty; expected {expected}")
         if not h5py.is_hdf5(path):
-            raise StoreError(f"{path}: not an HDF5 file; expected {expected}")
+            hint = _OF_TABLES if expected == _EXPECTED and path.suffix.lower() in _TABLES else ""
+            raise StoreError(f"{path}: not an HDF5 file; expected {expected}{hint}")
         check_heaps(path)
         with h5py.File(path, "r", locking=False) as file:
             yield file

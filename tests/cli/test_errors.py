@@ -59,7 +59,10 @@ SAMPLE = "posterior sample moons.st -o d.h5 -n 5"
 WRONG = {
     "NaN in the observation": (f"{SAMPLE} -x nan.npy", "x_obs: expected finite numbers, got 1 NaN"),
     "NaN in a table": (f"{SAMPLE} -x nan.csv", "x_obs: expected finite numbers, got 1 NaN"),
-    "observation too long": (f"{SAMPLE} -x three.npy", "x_obs: expected shape (2) or (B, 2), got (3,)"),
+    "observation too long": (
+        f"{SAMPLE} -x three.npy",
+        "x_obs: expected shape (2,) as in training, or (m, 2) for m observations, got (3,)",
+    ),
     "several observations": (f"{SAMPLE} -x two.npy", "observation: expected one of shape (2,), got 2"),
     "observation missing": (f"{SAMPLE} -x none.npy", "none.npy: no such file"),
     "observation empty": (f"{SAMPLE} -x empty.npy", "empty.npy: the file is empty"),

@@ -125,7 +125,7 @@ def test_the_observation_of_a_simulator(program, folder, tmp_path):
     options = ["-o", tmp_path / "d.h5"]
     status, _, err = program("posterior", "sample", folder / "moons.st", "-x", "radial_velocity", *options)
     assert status == 2
-    assert err == "error: x_obs: expected shape (2) or (B, 2), got (32,)\n"
+    assert err == "error: x_obs: expected shape (2,) as in training, or (m, 2) for m observations, got (32,)\n"
     status, _, err = program("posterior", "sample", folder / "moons.st", "-x", "two_moons", *options)
     assert status == 2
     assert "the simulator 'two_moons' carries no data" in err
