@@ -141,7 +141,7 @@ def scan(
     found = scan_regions(x, m, windows, weights=w, seed=seed, progress=output.progress, **settings)
     save_figure(region_scan_figure(found, unit=unit), out)
     rows = [
-        [f"{low:g} to {high:g}", f"{p:.3g}", f"{one.best.efficiency:.2g}"]
+        [f"{low:g} to {high:g}", f"{'less than ' if one.beyond_toys else ''}{p:.3g}", f"{one.best.efficiency:.2g}"]
         for (low, high), p, one in zip(windows, found.p_values, found.results, strict=True)
     ]
     output.result(
