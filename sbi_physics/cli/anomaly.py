@@ -51,7 +51,7 @@ MembersOption = Annotated[int, typer.Option(help="Classifiers for each fold.")]
 FoldsOption = Annotated[int, typer.Option(help="Parts of the data that are scored by models which have not seen them.")]
 EnergyOption = Annotated[float | None, typer.Option(help="Energy of the collision, in the unit of the mass.")]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the data of the density at most.")]
-UnitOption = Annotated[str, typer.Option(help="Unit of the mass, for the pictures.")]
+UnitOption = Annotated[str, typer.Option(help="Unit of the mass, for the pictures: TeV, say.")]
 
 
 @app.command("search")
@@ -72,7 +72,7 @@ def search(
     members: MembersOption = 5,
     epochs: EpochsOption = None,
     sqrt_s: EnergyOption = None,
-    unit: UnitOption = "TeV",
+    unit: UnitOption = "",
     closure: Annotated[bool, typer.Option(help="Test the template beside the signal region: another fit.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -122,7 +122,7 @@ def scan(
     members: MembersOption = 5,
     epochs: EpochsOption = None,
     sqrt_s: EnergyOption = None,
-    unit: UnitOption = "TeV",
+    unit: UnitOption = "",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     json: JsonOption = False,

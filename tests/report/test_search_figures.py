@@ -51,7 +51,8 @@ def test_scan_and_injection(search):
     scan = RegionScan((replace(result, global_p_value=0.5), replace(result, global_p_value=0.0)))
     assert scan.verdict.endswith(": more than 2.3 standard deviations there, more than 2.1 in all")
     axis = drawn(region_scan_figure(scan))[0]
-    assert axis.get_yscale() == "log"
+    assert (axis.get_yscale(), axis.get_xlabel()) == ("log", "mass")
+    assert drawn(region_scan_figure(scan, unit="GeV"))[0].get_xlabel() == "mass [GeV]"
     values = torch.tensor([[0.0, 0.5], [3.0, 4.0]], dtype=torch.float64).numpy()
     axis = drawn(injection_figure(Injection((0, 100), values, values, values / 2)))[0]
     assert list(axis.lines[0].get_ydata()) == [0.25, 3.5]
