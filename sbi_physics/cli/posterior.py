@@ -177,6 +177,9 @@ def check(
         save_figure(calibration(report), plot)
     ranks = report.sbc
     lines = [*ranks.verdicts, f"coverage: {report.coverage.verdict}", f"random points: {report.tarp.verdict}"]
+    if report.highest_density is not None:
+        lines.append(f"highest density: {report.highest_density.verdict}")
+    lines.append(f"{'passed' if report.passed else 'not passed'}: {report.verdict}")
     output.result(
         "\n".join(lines),
         passed=report.passed,
