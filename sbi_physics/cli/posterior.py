@@ -36,7 +36,7 @@ class Failed(StrEnum):
     CORRECT = "correct"
 
 
-app = typer.Typer(help="Neural posterior estimation.", no_args_is_help=True)
+app = typer.Typer(help="Posteriors: fit them, draw from them, check and compare them.", no_args_is_help=True)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A posterior file.")]
 ObservationOption = Annotated[
