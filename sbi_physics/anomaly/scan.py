@@ -67,9 +67,10 @@ class RegionScan:
     def verdict(self) -> str:
         """One plain sentence."""
         region, there = self.best.region, float(significance_of(self.p_values.min()))
+        bound = "more than " if self.best.beyond_toys else ""
         return (
             f"of {len(self.results)} windows {region.low:g} to {region.high:g} is the least like background: "
-            f"{there:.1f} standard deviations there, {self.significance:.1f} in all"
+            f"{bound}{there:.1f} standard deviations there, {bound}{self.significance:.1f} in all"
         )
 
 

@@ -119,6 +119,11 @@ class SearchResult:
         return min(self.points, key=lambda point: point.fit.p_value)
 
     @property
+    def beyond_toys(self) -> bool:
+        """Whether no pseudo-experiment was as extreme: the global p-value is then less than can be told."""
+        return self.global_p_value == 0
+
+    @property
     def significance(self) -> float:
         """The global p-value in standard deviations; where no pseudo-experiment was as extreme, a lower bound."""
         return float(significance_of(max(self.global_p_value, 1 / (self.toys + 1))))
@@ -157,7 +162,7 @@ class SearchResult:
     def verdict(self) -> str:
         """One plain sentence."""
         best = self.best
-        bound = "more than " if self.global_p_value == 0 else ""
+        bound = "more than " if self.beyond_toys else ""
         return (
             f"{best.observed:.0f} events pass the cut of {best.efficiency:.2g} where {best.fit.background:.1f} ± "
             f"{best.fit.uncertainty:.1f} are expected: {best.fit.significance:.1f} standard deviations locally, "

@@ -51,7 +51,7 @@ MembersOption = Annotated[int, typer.Option(help="Classifiers for each fold.")]
 FoldsOption = Annotated[int, typer.Option(help="Parts of the data that are scored by models which have not seen them.")]
 EnergyOption = Annotated[float | None, typer.Option(help="Energy of the collision, in the unit of the mass.")]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the data of the density at most.")]
-UnitOption = Annotated[str, typer.Option(help="Unit of the mass, for the pictures.")]
+UnitOption = Annotated[str, typer.Option(help="Unit of the mass, for the pictures: TeV, say.")]
 
 
 @app.command("search")
@@ -72,7 +72,7 @@ def search(
     members: MembersOption = 5,
     epochs: EpochsOption = None,
     sqrt_s: EnergyOption = None,
-    unit: UnitOption = "TeV",
+    unit: UnitOption = "",
     closure: Annotated[bool, typer.Option(help="Test the template beside the signal region: another fit.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -122,7 +122,7 @@ def scan(
     members: MembersOption = 5,
     epochs: EpochsOption = None,
     sqrt_s: EnergyOption = None,
-    unit: UnitOption = "TeV",
+    unit: UnitOption = "",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -141,7 +141,7 @@ def scan(
     found = scan_regions(x, m, windows, weights=w, seed=seed, progress=output.progress, **settings)
     save_figure(region_scan_figure(found, unit=unit), out)
     rows = [
-        [f"{low:g} to {high:g}", f"{p:.3g}", f"{one.best.efficiency:.2g}"]
+        [f"{low:g} to {high:g}", f"{'less than ' if one.beyond_toys else ''}{p:.3g}", f"{one.best.efficiency:.2g}"]
         for (low, high), p, one in zip(windows, found.p_values, found.results, strict=True)
     ]
     output.result(

@@ -36,7 +36,7 @@ class Failed(StrEnum):
     CORRECT = "correct"
 
 
-app = typer.Typer(help="Neural posterior estimation.", no_args_is_help=True)
+app = typer.Typer(help="Posteriors: fit them, draw from them, check and compare them.", no_args_is_help=True)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A posterior file.")]
 ObservationOption = Annotated[
@@ -177,6 +177,9 @@ def check(
         save_figure(calibration(report), plot)
     ranks = report.sbc
     lines = [*ranks.verdicts, f"coverage: {report.coverage.verdict}", f"random points: {report.tarp.verdict}"]
+    if report.highest_density is not None:
+        lines.append(f"highest density: {report.highest_density.verdict}")
+    lines.append(f"{'passed' if report.passed else 'not passed'}: {report.verdict}")
     output.result(
         "\n".join(lines),
         passed=report.passed,

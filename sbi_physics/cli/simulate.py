@@ -11,7 +11,9 @@ __all__ = ["simulate"]
 
 
 def simulate(
-    simulator: Annotated[str, typer.Argument(help="A simulator's name, path/file.py:Class or path/program.toml.")],
+    simulator: Annotated[
+        str, typer.Argument(help="A name from `sbi-physics doctor`, path/file.py:Class or path/program.toml.")
+    ],
     n: Annotated[int, typer.Option("-n", help="Number of simulations.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="HDF5 file to write.")],
     workers: Annotated[int | None, typer.Option(help="Processes; all cores for a long run by default.")] = None,

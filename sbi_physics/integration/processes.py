@@ -7,6 +7,7 @@ that makes one; a file may also hold any integrand, an object with `dims` that c
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def _made(load: Callable[[], Any], spec: str, dims: int | None) -> Integrand:
     try:
         target = load()
         if callable(target) and dims is None and not hasattr(target, "dims"):
+            if isfunction(target) and _takes_points(target):
+                raise UsageError(f"integrand {spec}: a plain function needs --dims N, the number of its variables")
             target = target()
     except SBIPhysicsError:
         raise
@@ -72,6 +75,15 @@ def _made(load: Callable[[], Any], spec: str, dims: int | None) -> Integrand:
         detail = " ".join(str(error).split())
         raise UsageError(f"integrand {spec}: cannot be made: {type(error).__name__}: {detail}") from error
     return _integrand(target, spec, dims)
+
+
+def _takes_points(function: Callable[..., Any]) -> bool:
+    """Whether it cannot be called without arguments."""
+    try:
+        signature(function).bind()
+    except TypeError:
+        return True
+    return False
 
 
 class _Function:

@@ -13,7 +13,7 @@ from sbi_physics.anomaly.scan import Injection, RegionScan
 from sbi_physics.anomaly.search_result import SearchResult
 from sbi_physics.anomaly.significance import SignificanceImprovement
 from sbi_physics.anomaly.spectrum import SpectrumFit
-from sbi_physics.report.style import BAND, COLOURS, headline, panels
+from sbi_physics.report.style import BAND, COLOURS, events_per, headline, panels, with_unit
 
 __all__ = ["injection_figure", "region_scan_figure", "search_figure", "template_figure"]
 
@@ -29,7 +29,7 @@ def search_figure(
     *,
     names: Sequence[str] = (),
     improvement: SignificanceImprovement | None = None,
-    unit: str = "TeV",
+    unit: str = "",
 ) -> Figure:
     """Draw the page of a search.
 
@@ -39,7 +39,7 @@ def search_figure(
         template: background drawn for it.
         names: of the features.
         improvement: of the score, where labels are known.
-        unit: of the mass.
+        unit: of the mass, where it is known.
     """
     features = signal.features.shape[1]
     more = 3 + (2 if improvement is not None else 0)
@@ -64,14 +64,14 @@ def template_figure(data: Events, template: Events, *, names: Sequence[str] = ()
     return figure
 
 
-def region_scan_figure(scan: RegionScan, *, unit: str = "TeV") -> Figure:
+def region_scan_figure(scan: RegionScan, *, unit: str = "") -> Figure:
     """Draw the p-value of each window against mass."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     middle, half = scan.windows.mean(1), np.diff(scan.windows, axis=1)[:, 0] / 2
     axis.errorbar(middle, scan.p_values, xerr=half, fmt="o", color=COLOURS[0], markersize=4)
     _sigma_lines(axis, float(scan.p_values.min()))
-    axis.set(xlabel=f"mass [{unit}]", ylabel="p-value of the window", yscale="log")
+    axis.set(xlabel=with_unit("mass", unit), ylabel="p-value of the window", yscale="log")
     headline(figure, scan.verdict)
     return figure
 
@@ -113,7 +113,7 @@ def _spectra(axis: Axes, result: SearchResult, unit: str) -> None:
         if fit is not None:
             axis.plot(middle, fit.expected / width, color=colour, linewidth=1)
     axis.axvspan(result.region.low, result.region.high, color=BAND, zorder=0, linewidth=0)
-    axis.set(yscale="log", xlabel=f"mass [{unit}]", ylabel=f"events / {unit}")
+    axis.set(yscale="log", xlabel=with_unit("mass", unit), ylabel=events_per(unit))
     axis.legend(frameon=False, fontsize=_SMALL - 1, title="background kept", title_fontsize=_SMALL - 1, ncols=2)
 
 
@@ -124,7 +124,7 @@ def _pulls(axis: Axes, result: SearchResult, unit: str) -> None:
     axis.axvspan(result.region.low, result.region.high, color=BAND, zorder=0, linewidth=0)
     axis.bar(middle, fit.pulls, width=np.diff(fit.edges), color=COLOURS[0])
     axis.axhline(0, color="0.4", linewidth=0.8)
-    axis.set(xlabel=f"mass [{unit}]", ylabel="pull")
+    axis.set(xlabel=with_unit("mass", unit), ylabel="pull")
     axis.set_title(f"background kept {result.best.efficiency:.2g}: {fit}", fontsize=_SMALL, loc="left", wrap=True)
 
 

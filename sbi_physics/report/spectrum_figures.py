@@ -11,7 +11,7 @@ from scipy.stats import chi2, norm
 from sbi_physics.anomaly.binning import Array, Mask
 from sbi_physics.anomaly.bump_hunt import BumpHunt
 from sbi_physics.anomaly.spectrum import SpectrumFit
-from sbi_physics.report.style import BAND, COLOURS, headline
+from sbi_physics.report.style import BAND, COLOURS, events_per, headline, with_unit
 
 __all__ = ["p_value_figure", "spectrum_figure"]
 
@@ -23,14 +23,14 @@ _SIGMAS = 3.5  # as far as the pulls are drawn, if none is farther
 
 
 def spectrum_figure(
-    fits: SpectrumFit | Mapping[str, SpectrumFit], *, mass: str = "mass", unit: str = "TeV", title: str = ""
+    fits: SpectrumFit | Mapping[str, SpectrumFit], *, mass: str = "mass", unit: str = "", title: str = ""
 ) -> Figure:
     """Draw spectra with their fits, what the fits leave uncertain, and the pulls of each below.
 
     Args:
         fits: one, or several by the words that name them, such as "all events" and "after the cut".
         mass: name of the axis.
-        unit: of the mass.
+        unit: of the mass, where it is known.
         title: a sentence above; that of the fit where there is one alone.
     """
     named = {"": fits} if isinstance(fits, SpectrumFit) else dict(fits)
@@ -46,22 +46,22 @@ def spectrum_figure(
             for axis in axes:
                 axis.axvspan(*fit.window, color=BAND, zorder=0, linewidth=0)
     axes[0].set_yscale("log")
-    axes[0].set_ylabel(f"events / {unit}")
+    axes[0].set_ylabel(events_per(unit))
     axes[0].legend(frameon=False, fontsize=_SMALL, loc="upper right")
     edges = np.concatenate([fit.edges for fit in named.values()])
-    axes[-1].set(xlabel=f"{mass} [{unit}]", xlim=(edges.min(), edges.max()))
+    axes[-1].set(xlabel=with_unit(mass, unit), xlim=(edges.min(), edges.max()))
     figure.align_ylabels(axes.tolist())
     headline(figure, title or (str(fits) if isinstance(fits, SpectrumFit) else ""))
     return figure
 
 
-def p_value_figure(found: BumpHunt, *, mass: str = "mass", unit: str = "TeV") -> Figure:
+def p_value_figure(found: BumpHunt, *, mass: str = "mass", unit: str = "") -> Figure:
     """Draw the local p-value of each window against mass, with lines at whole standard deviations.
 
     Args:
         found: of `bump_hunt`.
         mass: name of the axis.
-        unit: of the mass.
+        unit: of the mass, where it is known.
     """
     figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -85,7 +85,7 @@ def p_value_figure(found: BumpHunt, *, mass: str = "mass", unit: str = "TeV") ->
     axis.set(
         xlim=(low, high),
         ylim=(norm.sf(deepest + 0.1 * deepest + 0.3), 1.6),
-        xlabel=f"{mass} [{unit}]",
+        xlabel=with_unit(mass, unit),
         ylabel="local p-value",
     )
     axis.yaxis.set_major_locator(LogLocator(numticks=8))

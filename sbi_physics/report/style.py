@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-__all__ = ["BAND", "COLOURS", "headline", "histogram_with_marks", "panels"]
+__all__ = ["BAND", "COLOURS", "events_per", "headline", "histogram_with_marks", "panels", "with_unit"]
 
 # Wong's colour-blind safe set (Nature Methods 8, 441, 2011).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -62,3 +62,13 @@ def histogram_with_marks(
     else:
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
+
+
+def with_unit(name: str, unit: str) -> str:
+    """The label of an axis, with the unit where it is known."""
+    return f"{name} [{unit}]" if unit else name
+
+
+def events_per(unit: str) -> str:
+    """The label of a density of events in mass."""
+    return f"events / {unit or 'unit of mass'}"

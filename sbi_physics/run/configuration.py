@@ -334,7 +334,7 @@ class SearchPart(Part):
     oversampling: Positive = 4.0
     preprocessing: Literal["probit", "quantile"] = "probit"
     sqrt_s: Positive | None = None
-    unit: str = "TeV"
+    unit: str = ""
     efficiencies: list[Annotated[float, Field(gt=0, le=1)]] = Field([0.2, 0.1, 0.05, 0.01], min_length=1)
     toys: Count = 20_000
     options: dict[str, Any] = {}

@@ -85,12 +85,20 @@ class Identity:
         """Raise `StoreError` naming the keys in which another identity, found at `path`, differs."""
         own = self.to_dict()
         differ = [key for key in own if other.get(key) != own[key]]
+        if "n" in differ:  # which the default size of a block follows
+            differ = [key for key in differ if key != "block_size"]
         if differ:
+            advice = "choose another name or remove it"
+            if differ == ["n"] and isinstance(there := other.get("n"), int) and there < self.plan.n:
+                advice = (
+                    f"for {self.plan.n - there} more, simulate them to another file with another --seed, and join both "
+                    "with `sbi-physics store merge`"
+                )
             words = "; ".join(
                 key if key == "parameters" else f"{key} {other.get(key)!r} there, {own[key]!r} asked for"
                 for key in differ
             )
-            raise StoreError(f"{path}: holds another run ({words} differs); choose another name or remove it")
+            raise StoreError(f"{path}: holds another run ({words} differs); {advice}")
 
 
 def finished(out: Path, identity: Identity) -> Simulations | None:

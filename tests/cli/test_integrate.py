@@ -87,7 +87,7 @@ def test_what_is_wrong_is_one_line(functions, program, tmp_path):
         ((f"{functions}:nowhere", "--dims", 3, "--calls", 50_000), "it was zero at all but 0"),
         ((f"{functions}:missing", "--dims", 3), "has no 'missing'"),
         ((f"{functions}:partly", "--dims", 3), "got nan at u = "),
-        ((f"{functions}:with_torch",), "cannot be made"),
+        ((f"{functions}:with_torch",), "a plain function needs --dims N, the number of its variables"),
         (("no_such_process",), "expected a name"),
         ((f"{functions}:with_torch", "--dims", 3, "-o", tmp_path / "a.lhe"), "expected --incoming and --outgoing"),
         ((f"{functions}:with_torch", "--dims", 3, "--calls", 10), "expected at least 2,000"),

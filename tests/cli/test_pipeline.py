@@ -116,7 +116,9 @@ def test_text_for_people(folder, program, tmp_path):
     assert "median" in out
     status, out, err = program("posterior", "check", folder / "moons.st", folder / "moons.h5", "--draws", 16)
     assert status == 0
-    assert "coverage:" in out
+    lines = out.splitlines()
+    assert [line.split(":")[0] for line in lines[-4:-1]] == ["coverage", "random points", "highest density"]
+    assert lines[-1].startswith(("passed: calibrated over", "not passed: "))
 
 
 def test_the_observation_of_a_simulator(program, folder, tmp_path):

@@ -1,5 +1,7 @@
 """The page of a search has a panel for everything there is, and words that stay in their places."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,9 +45,14 @@ def test_template_and_data_have_the_same_number_of_events_in_their_panel(search)
 
 
 def test_scan_and_injection(search):
-    scan = RegionScan((search.search(toys=100), search.search(toys=100, seed=1)))
+    result = search.search(toys=100)
+    scan = RegionScan((replace(result, global_p_value=0.5), replace(result, global_p_value=0.02)))
+    assert scan.verdict.endswith(": 2.1 standard deviations there, 1.8 in all")
+    scan = RegionScan((replace(result, global_p_value=0.5), replace(result, global_p_value=0.0)))
+    assert scan.verdict.endswith(": more than 2.3 standard deviations there, more than 2.1 in all")
     axis = drawn(region_scan_figure(scan))[0]
-    assert axis.get_yscale() == "log"
+    assert (axis.get_yscale(), axis.get_xlabel()) == ("log", "mass")
+    assert drawn(region_scan_figure(scan, unit="GeV"))[0].get_xlabel() == "mass [GeV]"
     values = torch.tensor([[0.0, 0.5], [3.0, 4.0]], dtype=torch.float64).numpy()
     axis = drawn(injection_figure(Injection((0, 100), values, values, values / 2)))[0]
     assert list(axis.lines[0].get_ydata()) == [0.25, 3.5]

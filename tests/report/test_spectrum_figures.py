@@ -28,6 +28,7 @@ def test_spectra_stand_above_their_pulls(tmp_path):
     }
     figure = spectrum_figure(fits, mass="dijet mass")
     assert len(figure.axes) == 3
+    assert (figure.axes[0].get_ylabel(), figure.axes[-1].get_xlabel()) == ("events / unit of mass", "dijet mass")
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert {"all events", "after the cut"} <= set(labels)
     assert sum(f"χ² / ndf = {fit.chi2:.1f} / {fit.ndf}" in label for fit in fits.values() for label in labels) == 2
