@@ -75,7 +75,7 @@ def predictive(result: PredictiveCheck) -> Figure:
         result.replicated_distance,
         [result.distance],
         label="simulated",
-        mark_labels=[f"observed, p = {result.distance_p_value:.2g}"],
+        mark_labels=[f"observed, p = {result.distance_p_value:.2g}\n(distance alone)"],
         logarithmic=result.distance > 3 * float(result.replicated_distance.max()),
     )
     right.set(xlabel="Mahalanobis distance", ylabel="simulations")
