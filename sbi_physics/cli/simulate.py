@@ -30,7 +30,7 @@ def simulate(
     """
     import sbi_physics as sp
 
-    output = Output(json, quiet)
+    output, there = Output(json, quiet), out.exists()
     with foreign_code():
         result = sp.simulate(
             simulator,
@@ -45,6 +45,7 @@ def simulate(
         )
     counts = result.counts()
     text = ", ".join(f"{count} {status}" for status, count in counts.items())
-    output.result(f"{out}: {len(result)} simulations ({text})", path=str(out), simulations=len(result), status=counts)
+    words = f"{out}: {len(result)} simulations ({text}){', all there before' if there else ''}"
+    output.result(words, path=str(out), simulations=len(result), status=counts)
     if not counts["ok"]:
         raise typer.Exit(1)

@@ -86,6 +86,13 @@ def test_what_a_simulator_prints_does_not_spoil_the_result(workers, program, tmp
     assert all(f"step {i} of 7" in err for i in (1, 2, 3))
 
 
+def test_a_file_that_was_there_is_said_to_be(program, tmp_path):
+    command = ["simulate", "two_moons", "-n", 50, "-o", tmp_path / "s.h5", "--workers", 1, "--quiet"]
+    ends = [program(*command)[1].strip() for _ in range(2)]
+    assert ends[0].endswith(")")
+    assert ends[1] == ends[0] + ", all there before"
+
+
 def test_what_a_likelihood_prints_does_not_spoil_the_result(program, tmp_path, uniform_posterior):
     options = ["-x", tmp_path / "x.txt", "-o", tmp_path / "c", "-n", 50, "--steps", 20, "--json"]
     (tmp_path / "x.txt").write_text("0.3")
