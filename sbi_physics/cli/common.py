@@ -27,6 +27,7 @@ __all__ = [
     "Output",
     "QuietOption",
     "SeedOption",
+    "check_hdf5_name",
     "check_writable",
     "foreign_code",
     "kind_of",
@@ -34,6 +35,10 @@ __all__ = [
     "make_folder",
     "to_json",
 ]
+
+_OTHER_FORMATS = (
+    ".csv", ".txt", ".dat", ".npy", ".npz", ".json", ".fits", ".ecsv", ".parquet", ".root", ".lhe", ".safetensors",
+)  # fmt: skip
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Integer that decides every random number.")]
@@ -119,6 +124,18 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{path}: the folder cannot be made: {error.strerror}") from error
+
+
+def check_hdf5_name(path: Path) -> None:
+    """Refuse a name that promises another format than HDF5.
+
+    Raises:
+        UsageError: it ends as files of another format do.
+    """
+    from sbi_physics.core.errors import UsageError
+
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise UsageError(f"{path}: HDF5 is written here; expected a name that ends with .h5, got {path.suffix}")
 
 
 def check_writable(path: Path) -> None:

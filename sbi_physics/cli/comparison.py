@@ -34,14 +34,14 @@ def comparison_table(comparison: Comparison, output: Output) -> str:
     for (parameter, _), unit in zip(found["mcmc"].items(), units, strict=True):
         cells = [_interval(found[method][parameter]) for method in methods]
         rows.append([f"{parameter} [{unit}]" if unit else parameter, *cells])
-    efficiency = f"{comparison.importance_efficiency:.3f}, Pareto k {comparison.pareto_k:.2f}"
+    efficiency = f"{comparison.importance_efficiency:.3f}, Pareto k {comparison.pareto_k:.2f} (good below 0.7)"
     chain = f"{comparison.mcmc.get('lengths', 0):.0f} autocorrelation times"
     calls = comparison.likelihood_calls
     distances = [f"{comparison.c2st[m]:.3f}" if m in comparison.c2st else "reference" for m in methods]
     stages = dict(zip(methods, ("sample", "correct", "mcmc"), strict=True))
     rows += [
-        ["C2ST against MCMC", *distances],
-        ["efficiency", "", efficiency, chain],
+        ["C2ST against MCMC (0.5: the same)", *distances],
+        ["effective share of draws", "", efficiency, chain],
         ["seconds", *(f"{comparison.seconds[stages[m]]:.2f}" for m in methods)],
         ["likelihood calls", *(f"{calls[m]:,}" for m in methods)],
     ]

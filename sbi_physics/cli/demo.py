@@ -56,6 +56,7 @@ def demo(
     with _timed("compare", seconds, output):
         comparison = compare(posterior, simulator, simulator.observed, seed=seed, progress=output.progress)
 
+    masses = _minimum_masses(simulator, comparison.samples["corrected"])
     record = posterior.provenance["training"]
     save_figure(losses(record["train_loss"], record["validation_loss"], record["best_epoch"]), out / "training.png")
     _plot_velocities(simulator, comparison.samples["corrected"], out / "velocities.png")
@@ -68,10 +69,14 @@ def demo(
         calibration=list(report.sbc.verdicts),
         coverage=report.coverage.verdict,
         random_points=report.tarp.verdict,
-        minimum_masses=_minimum_masses(simulator, comparison.samples["corrected"]),
+        minimum_masses=masses,
     )
     table = comparison_table(comparison, output)
-    output.result(f"{table}\ncalibration: {report.verdict}\nwritten to {out}/", path=str(out), **comparison.to_dict())
+    planets = ", ".join(
+        f"{name} {m['median']:.1f} [{m['lower_68']:.1f}, {m['upper_68']:.1f}]" for name, m in masses.items()
+    )
+    words = f"minimum masses in Earth masses: {planets}\ncalibration: {report.verdict}\nwritten to {out}/"
+    output.result(f"{table}\n{words}", path=str(out), **comparison.to_dict())
 
 
 class _timed:

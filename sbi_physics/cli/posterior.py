@@ -12,6 +12,7 @@ from sbi_physics.cli.common import (
     Output,
     QuietOption,
     SeedOption,
+    check_hdf5_name,
     check_writable,
     foreign_code,
     load_posterior,
@@ -124,6 +125,7 @@ def sample(
     from sbi_physics.store.samples import write_samples
 
     output = Output(json, quiet)
+    check_hdf5_name(out)
     check_writable(out)
     posterior = load_posterior(model, device)
     samples = posterior.sample(n, _observation(observation), seed=seed)

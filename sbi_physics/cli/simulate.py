@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sbi_physics.cli.common import JsonOption, Output, QuietOption, SeedOption, foreign_code
+from sbi_physics.cli.common import JsonOption, Output, QuietOption, SeedOption, check_hdf5_name, foreign_code
 
 __all__ = ["simulate"]
 
@@ -30,6 +30,7 @@ def simulate(
     """
     import sbi_physics as sp
 
+    check_hdf5_name(out)
     output, there = Output(json, quiet), out.exists()
     with foreign_code():
         result = sp.simulate(

@@ -12,6 +12,7 @@ from sbi_physics.cli.common import (
     Output,
     QuietOption,
     SeedOption,
+    check_hdf5_name,
     check_writable,
     foreign_code,
     kind_of,
@@ -176,6 +177,7 @@ def sample(
     from sbi_physics.surrogate.showers import Showers
 
     output = Output(json, quiet)
+    check_hdf5_name(out)
     surrogate = _surrogate(model, device)
     theta = None if like is None else _parameters_like(like, n)
     if form is None and out.suffix == ".hdf5" and isinstance(surrogate.chain.preprocessing, Showers):

@@ -55,6 +55,21 @@ class Samples:
     diagnostics: dict[str, Any] = field(default_factory=dict)
     bounds: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Numbers of draws, and medians with 68 % intervals where they are of one observation."""
+        count = " x ".join(f"{size:,}" for size in self.values.shape[:-1])
+        weighted = "" if self.log_weights is None else "weighted "
+        units = [f" {unit}" if unit else "" for unit in self.units]
+        if self.values.ndim == 3 or not len(self.values):
+            columns = [name + unit for name, unit in zip(self.names, units, strict=True)]
+        else:
+            low, middle, high = self.quantile([0.16, 0.5, 0.84]).double().tolist()
+            columns = [
+                f"{name} = {m:.4g} [{a:.4g}, {b:.4g}]{unit}"
+                for name, a, m, b, unit in zip(self.names, low, middle, high, units, strict=True)
+            ]
+        return f"Samples({count} {weighted}draws: {', '.join(columns)})"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "units", tuple(self.units) or ("",) * len(self.names))

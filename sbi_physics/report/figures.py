@@ -29,6 +29,8 @@ def corner(
 ) -> Figure:
     """Draw one- and two-dimensional marginals of one or several samples over each other.
 
+    Contours hold 68 % and 95 % of the draws.
+
     Args:
         samples: draws, or a mapping from names to draws.
         *more: further draws of the same parameters.
@@ -63,9 +65,9 @@ def corner(
             range=_limits(sets, marks),
             bins=40,
             smooth=1.0,
-            levels=(0.393, 0.865),
+            levels=(0.68, 0.95),
             color=colour,
-            max_n_ticks=4,
+            max_n_ticks=3,
             plot_datapoints=False,
             plot_density=False,
             fill_contours=False,

@@ -107,6 +107,11 @@ WRONG = {
     "unknown simulator": ("simulate moon -n 5 -o s.h5", "simulator: expected a name (bernoulli_glm, "),
     "file without simulator": (f"simulate {MODELS}:Moon -n 5 -o s.h5", "has no 'Moon'; it defines: Chatty, Line"),
     "no simulations": ("simulate two_moons -n 0 -o s.h5", "n: expected an integer of at least 1, got 0"),
+    "draws as CSV": (
+        f"{SAMPLE} -x x.npy -o draws.csv",
+        "draws.csv: HDF5 is written here; expected a name",
+    ),
+    "simulations as text": ("simulate two_moons -n 5 -o s.txt", "s.txt: HDF5 is written here"),
     "no workers": ("simulate two_moons -n 5 -o s.h5 --workers 0", "workers: expected an integer"),
     "no folder": ("simulate two_moons -n 5 -o no/s.h5", "no"),
     "file of another run": ("simulate two_moons -n 5 -o moons.h5", "moons.h5"),

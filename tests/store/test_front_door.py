@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import stat
 
 import pytest
@@ -63,3 +64,9 @@ def test_simulations_of_code_that_has_changed_are_told(tmp_path, caplog):
     os.utime(path, (later, later))
     sp.simulate(f"{path}:Shift", 50, out=out, progress=False)
     assert "shift.py was changed after" in caplog.text
+
+
+def test_samples_say_what_they_are(samples):
+    assert re.fullmatch(r"Samples\(20 draws: a = 0\.\d+ \[.*\] m, b = 0\.\d+ \[.*\]\)", repr(samples))
+    several = sp.Samples(torch.rand(3, 20, 2), ("a", "b"), log_weights=torch.zeros(3, 20))
+    assert repr(several) == "Samples(3 x 20 weighted draws: a, b)"
