@@ -186,7 +186,9 @@ def test_damaged_files_give_one_clear_line(damage, path):
 
 
 def test_what_cannot_be_saved(crude, tmp_path):
-    with pytest.raises(sp.UsageError, match="save: expected a trained posterior, a surrogate or simulations, got int"):
+    with pytest.raises(
+        sp.UsageError, match="save: expected a trained posterior, a surrogate, simulations or samples, got int"
+    ):
         sp.save(3, tmp_path / "p.st")
     with pytest.raises(sp.StoreError, match="does not exist"):
         crude.save(tmp_path / "nowhere" / "p.st")

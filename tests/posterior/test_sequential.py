@@ -106,7 +106,7 @@ def test_a_region_too_small_for_rejection_is_resampled(posterior, narrow):
         ({"rounds": 0}, sp.UsageError, "rounds: expected an integer of at least 1"),
         ({"simulations": 20}, sp.UsageError, "expected at least 10 for each of 5 rounds, got 20"),
         ({"epsilon": 0.0}, sp.UsageError, "epsilon: expected a number between 0 and 1"),
-        ({"x_obs": [0.1, 0.2, 0.3]}, sp.ShapeError, r"x_obs: expected shape \(2\)"),
+        ({"x_obs": [0.1, 0.2, 0.3]}, sp.ShapeError, r"x_obs: expected shape \(2,\)"),
         ({"x_obs": [0.1, float("nan")]}, sp.NonFiniteError, "x_obs: expected finite"),
     ],
 )
