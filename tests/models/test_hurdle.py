@@ -164,7 +164,7 @@ def test_a_generator_learns_zeros_from_a_critic():
     start = TrainConfig(epochs=5, batch_size=128)
     train(model.generator_part, model.likelihood_loss, data, config=start, progress=False)
     assert common_zeros(model, new) < 0.7
-    config = AdversarialConfig(epochs=80, batch_size=64, critic_steps=2)
+    config = AdversarialConfig(epochs=120, batch_size=64, critic_steps=2)
     train_adversarial(model, data, config=config, progress=False)
     assert common_zeros(model, new) == pytest.approx(1, abs=0.15)
     zeros, real = ((events < 0).double().mean(0) for events in (model.sample(4000, seed=3), new))

@@ -28,7 +28,7 @@ class Normal(torch.nn.Module):
     def condition(self, angles, description):
         return angles.unsqueeze(-1)
 
-    def events(self, events, angles):
+    def velocity(self, events, angles):
         self.evaluations += 1
         cos, sin = angles.cos(), angles.sin()
         slope = cos * sin * (1 - self.width**2) / (cos**2 * self.width**2 + sin**2)
@@ -43,7 +43,7 @@ def density_of(width=WIDTH, **options):
 
 def field_of(width):
     network = Normal(width).double()
-    return lambda angle: lambda points: network.events(points, torch.tensor([[angle]], dtype=torch.float64))
+    return lambda angle: lambda points: network.velocity(points, torch.tensor([[angle]], dtype=torch.float64))
 
 
 @pytest.fixture
