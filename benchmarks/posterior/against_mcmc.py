@@ -20,15 +20,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import sbi_physics as sp
 from benchmarks.machine import DEVICE, describe_machine, keep_row
+from benchmarks.posterior.chains import best_start, emcee, shuffled
 from benchmarks.posterior.supernovae import union3
 from sbi_physics.core.random import derive
 from sbi_physics.sampling.hmc import hmc
-from sbi_physics.sampling.target import posterior_target
 from simulators.radial_velocity import k2_24
 
 NAME = "against_mcmc"
@@ -98,7 +97,7 @@ def _measure(case: Case, seed: int) -> dict[str, Any]:
 
     def keep(name: str, draws: Tensor, numbers: dict[str, Any]) -> None:
         n = min(len(draws), len(reference), case.compared)
-        one, other = _some(draws, n, seed), _some(reference, n, seed + 1)
+        one, other = shuffled(draws, n, seed), shuffled(reference, n, seed + 1)
         methods[name] = numbers | {"c2st": sp.diagnostics.c2st(one, other), "compared": n}
         print(name, methods[name], flush=True)
 
@@ -107,7 +106,7 @@ def _measure(case: Case, seed: int) -> dict[str, Any]:
     for name, draws, numbers in _networks(case, seed):
         keep(name, draws, numbers)
     half = len(reference) // 2
-    floor = sp.diagnostics.c2st(*(_some(part, case.compared, seed) for part in (reference[:half], reference[half:])))
+    floor = sp.diagnostics.c2st(*(shuffled(part, case.compared, seed) for part in (reference[:half], reference[half:])))
     return {
         "parameters": len(case.simulator.parameters),
         "simulations": case.simulations,
@@ -166,28 +165,14 @@ def _exact(simulator: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda theta, _: simulator.log_likelihood(theta, simulator.observed)
 
 
-def _start(case: Case, count: int, seed: int) -> tuple[Any, Tensor]:
-    """The target, and the best of many draws of the prior."""
-    simulator = case.simulator
-    target = posterior_target(simulator.parameters, simulator.log_likelihood, simulator.observed)
-    wide = simulator.parameters.sample(20_000, seed=derive(seed, "start")).double()
-    return target, wide[target(wide).topk(count).indices]
-
-
 def _emcee(case: Case, steps: int, seed: int) -> tuple[Tensor, dict[str, Any]]:
-    began = time.monotonic()
-    target, start = _start(case, WALKERS, seed)
-    chosen: dict[str, Any] = {"steps": steps, "walkers": WALKERS, "parameters": case.simulator.parameters}
-    samples = sp.mcmc(target, start, seed=seed, device=DEVICE, progress=False, **chosen)
-    each = time.monotonic() - began
-    stride = math.ceil(samples.diagnostics["autocorrelation_time"])
-    thinned = samples.values.reshape(WALKERS, -1, len(case.simulator.parameters))[:, ::stride].flatten(0, 1)
+    samples, thinned, each = emcee(case.simulator, WALKERS, steps, seed)
     return thinned, _chain_numbers(samples, each)
 
 
 def _hmc(case: Case, steps: int, seed: int) -> tuple[Tensor, dict[str, Any]]:
     began = time.monotonic()
-    target, start = _start(case, CHAINS, seed)
+    target, start = best_start(case.simulator, CHAINS, seed)
     samples = hmc(
         target, start, steps=max(200, steps // 5), parameters=case.simulator.parameters, seed=seed, device=DEVICE,
         progress=False,
@@ -208,10 +193,6 @@ def _chain_numbers(samples: sp.Samples, each: float) -> dict[str, Any]:
         "converged": bool(samples.diagnostics["converged"]),
         "verdict": samples.diagnostics["verdict"],
     }
-
-
-def _some(draws: Tensor, n: int, seed: int) -> Tensor:
-    return draws[torch.randperm(len(draws), generator=torch.Generator().manual_seed(seed))[:n]]
 
 
 if __name__ == "__main__":

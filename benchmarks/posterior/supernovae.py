@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 import sbi_physics as sp
-from benchmarks.machine import DEVICE, describe_machine, keep_row
+from benchmarks.machine import describe_machine, keep_row
+from benchmarks.posterior.chains import emcee, shuffled
 from sbi_physics.core.random import derive
-from sbi_physics.sampling.target import posterior_target
 from sbi_physics.store.datasets import fetch
 from simulators.supernovae import Supernovae
 
@@ -136,30 +136,13 @@ def _corrected(simulator: Supernovae, posterior: sp.Posterior, x_obs: Tensor, se
 
 
 def _emcee(simulator: Supernovae, steps: int, seed: int) -> tuple[sp.Samples, Tensor, dict[str, Any]]:
-    began = time.monotonic()
-    target = posterior_target(simulator.parameters, simulator.log_likelihood, simulator.observed)
-    wide = simulator.parameters.sample(20_000, seed=derive(seed, "start")).double()
-    start = wide[target(wide).topk(WALKERS).indices]
-    samples = sp.mcmc(
-        target,
-        start,
-        steps=steps,
-        walkers=WALKERS,
-        parameters=simulator.parameters,
-        seed=seed,
-        device=DEVICE,
-        progress=False,
-    )
-    seconds = time.monotonic() - began
+    samples, thinned, seconds = emcee(simulator, WALKERS, steps, seed)
     kept = ("autocorrelation_time", "r_hat", "effective_sample_size", "acceptance", "converged")
-    stride = math.ceil(samples.diagnostics["autocorrelation_time"])
-    thinned = samples.values.reshape(WALKERS, -1, len(simulator.parameters))[:, ::stride].flatten(0, 1)
-    draws = thinned[torch.randperm(len(thinned), generator=torch.Generator().manual_seed(seed))][:DRAWS]
-    return samples, draws, {
+    return samples, shuffled(thinned, DRAWS, seed), {
         "seconds": seconds,
         "seconds_each_further": seconds,
         "likelihood_calls": samples.cost.likelihood_calls,
-        "thinned_by": stride,
+        "thinned_by": math.ceil(samples.diagnostics["autocorrelation_time"]),
     } | {key: samples.diagnostics[key] for key in kept}  # fmt: skip
 
 

@@ -1,10 +1,13 @@
 """`sbi-physics data list|fetch`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sbi_physics.cli.common import JsonOption, Output, QuietOption
+
+if TYPE_CHECKING:
+    from sbi_physics.store.datasets import Dataset
 
 __all__ = ["app"]
 
@@ -19,7 +22,8 @@ def list_data(json: JsonOption = False, quiet: QuietOption = False) -> None:
     output = Output(json, quiet)
     datasets = available()
     lines = [
-        f"{d.name} ({location(d)})\n  {d.description}\n  licence: {d.licence}\n  cite: {d.citation}" for d in datasets
+        f"{d.name} ({location(d)}; {_size(d)})\n  {d.description}\n  licence: {d.licence}\n  cite: {d.citation}"
+        for d in datasets
     ]
     rows = [
         {
@@ -29,6 +33,7 @@ def list_data(json: JsonOption = False, quiet: QuietOption = False) -> None:
             "licence": d.licence,
             "citation": d.citation,
             "files": [f.path for f in d.files],
+            "bytes": d.size,
         }
         for d in datasets
     ]
@@ -47,3 +52,9 @@ def fetch_data(
     output = Output(json, quiet)
     paths = fetch(name, progress=output.progress)
     output.result("\n".join(map(str, paths.values())), name=name, files={k: str(v) for k, v in paths.items()})
+
+
+def _size(dataset: "Dataset") -> str:
+    count = len(dataset.files)
+    size = f"{dataset.size / 1e6:.1f} MB" if dataset.size >= 1e6 else f"{dataset.size / 1e3:.1f} kB"
+    return f"{count} file{'s' if count > 1 else ''}, {size}"

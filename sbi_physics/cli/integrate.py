@@ -57,8 +57,10 @@ def integrate(
         output.say(str(found))
         drawn = {} if out is None else _write(out, f, found, events, seed, output, particles)
     unit = getattr(f, "unit", "")
-    text = f"{found.value:.8g} +- {found.error:.2g} {unit}".rstrip()
-    output.result(f"{text}, {found.calls} calls, {found.verdict}", unit=unit, **_summary(found), **drawn)
+    text = f"{found.value:.8g} +- {found.error:.2g} {unit}".rstrip() + f", {found.calls} calls, {found.verdict}"
+    if drawn:
+        text += f"\n{drawn['out']}: {drawn['events']} events of {drawn['event_calls']} further calls"
+    output.result(text, unit=unit, **_summary(found), **drawn)
 
 
 def _summary(found: "Estimate") -> dict[str, Any]:

@@ -196,6 +196,7 @@ def check(
     most: Annotated[int, typer.Option(help="Events to use at most.")] = 100_000,
     epochs: Annotated[int, typer.Option(help="Of the classifiers.")] = 50,
     max_seconds: Annotated[float | None, typer.Option(help="Budget of each classifier.")] = None,
+    features: Annotated[int, typer.Option(min=0, help="How many to print, those that differ most.")] = 3,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -228,7 +229,10 @@ def check(
         from sbi_physics.report.surrogate_figures import surrogate_check
 
         save_figure(surrogate_check(report), plot)
-    text = output.table(report.verdict, ["measurement", "generated", "real"], report.rows())
+    text = output.table(report.verdict, ["measurement", "generated", "real"], report.rows(features))
+    count = len(report.separation.names)
+    if count > features:
+        text += f"\n{count - features} further features differ less: --features {count} prints all"
     output.result(text, **report.to_dict())
 
 

@@ -11,6 +11,7 @@ from sbi_physics.diagnostics.calibration import Calibration, sbc_from_samples
 from sbi_physics.diagnostics.draws import PosteriorDraws, posterior_draws
 from sbi_physics.diagnostics.random_points import RandomPointCoverage, tarp_from_samples
 from sbi_physics.diagnostics.regions import Coverage, expected_coverage, highest_density_coverage
+from sbi_physics.diagnostics.training_rows import warn_if_trained_on
 from sbi_physics.diagnostics.uniformity import LEVELS, checked_level, checked_levels, left_out
 
 __all__ = ["CalibrationReport", "calibrate"]
@@ -124,6 +125,7 @@ def calibrate(
         missing=missing,
         progress=progress,
     )
+    warn_if_trained_on(posterior, theta, x)
     return _report(made, levels, level, seed)
 
 

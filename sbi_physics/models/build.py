@@ -18,7 +18,7 @@ name               what it is                                 strong at
 =================  =========================================  =====================================================
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,7 +34,7 @@ from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.diffusion.density import OBJECTIVES, DiffusionDensity
 from sbi_physics.models.embedding.build import build_encoder
 from sbi_physics.models.embedding.encoder import Encoder
-from sbi_physics.models.flows.build import FLOWS, build_flow
+from sbi_physics.models.flows.build import FLOWS, build_flow, flow_options
 from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.ensemble import FlowEnsemble
 from sbi_physics.models.kernel import KernelDensity
@@ -47,9 +47,11 @@ __all__ = [
     "Architecture",
     "build_density",
     "build_embedding",
+    "check_options",
     "context_width",
     "describe_embedding",
     "known_models",
+    "known_options",
     "training_settings",
 ]
 
@@ -93,6 +95,19 @@ MODELS: dict[str, _Model] = {
 def known_models() -> tuple[str, ...]:
     """The names of all models."""
     return (*FLOWS, *MODELS)
+
+
+def known_options(model: str) -> tuple[str, ...]:
+    """The names of the options of a model."""
+    return tuple(FLOWS[model][1]) if model in FLOWS else MODELS[model].options
+
+
+def check_options(model: str, options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where a model has no such option, or a flow cannot be made of its value."""
+    if model in FLOWS:
+        flow_options(model, options)
+    else:
+        known_keys(list(options), known_options(model), f"option of the model {model!r}")
 
 
 def training_settings(model: str) -> dict[str, Any]:
@@ -238,7 +253,7 @@ def _build_other(architecture: Architecture, bounds: Tensor | None, embedding: n
     name, model = architecture.model, MODELS[architecture.model]
     if architecture.members != 1:
         raise UsageError(f"ensemble: only flows come in ensembles, got {architecture.members} of the model {name!r}")
-    known_keys(list(architecture.options), model.options, f"option of the model {name!r}")
+    check_options(name, architecture.options)
     return model.make(
         architecture.event_shape,
         architecture.context_shape,

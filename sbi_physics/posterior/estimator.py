@@ -7,6 +7,7 @@ import torch
 
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import derive, seeded
+from sbi_physics.diagnostics.training_rows import FIRST_ROWS, first_rows
 from sbi_physics.models.build import Architecture
 from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.models.ratio import RatioEstimator
@@ -53,6 +54,7 @@ def likelihood_posterior(
         "failed": pairs.failed,
         "seed": seed,
         "training": replace(record, seconds=time.monotonic() - began).to_dict(),
+        FIRST_ROWS: first_rows(pairs.theta, pairs.x),
         **validation,
     }
     simulated = SimulatedCloud.fit(pairs.x, seed=derive(seed, "simulated"))

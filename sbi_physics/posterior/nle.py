@@ -14,7 +14,7 @@ from sbi_physics.core.checks import positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
-from sbi_physics.models.build import Architecture
+from sbi_physics.models.build import Architecture, check_options
 from sbi_physics.models.flows.build import BOX, FLOWS
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.likelihood import LearnedLikelihood
@@ -63,6 +63,7 @@ class NLE:
                 "embedding: a likelihood is a density of x itself and needs no network that summarises it; hand in "
                 "summaries as x, or use NPE or NRE"
             )
+        check_options(model, options)
         self.model, self.options = model, options
         self.ensemble = positive_integer(ensemble, "ensemble")
         self.device = resolve_device(device)

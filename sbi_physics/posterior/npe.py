@@ -19,11 +19,13 @@ from sbi_physics.core.checks import positive_integer, resolve_device
 from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive, seeded
+from sbi_physics.diagnostics.training_rows import FIRST_ROWS, first_rows
 from sbi_physics.models.build import (
     CUSTOM,
     MODELS,
     Architecture,
     build_density,
+    check_options,
     describe_embedding,
     known_models,
     training_settings,
@@ -109,8 +111,11 @@ class NPE:
             raise UsageError(
                 f"model: expected one of {', '.join(known_models())} or a Flow of nflows or zuko, got {model!r}"
             )
-        if isinstance(model, Flow) and options:
-            raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
+        if isinstance(model, Flow):
+            if options:
+                raise UsageError(f"options: a flow of your own takes none, got {', '.join(options)}")
+        else:
+            check_options(model, options)
         if model == BOX:
             options = _box_options(self.parameters, options)
         if embedding is None and (isinstance(model, Flow) or model in MODELS):
@@ -195,6 +200,7 @@ class NPE:
             "failed": pairs.failed,
             "augmented": augmented,
             "seed": seed,
+            FIRST_ROWS: first_rows(pairs.theta, pairs.x),
             "training": replace(record, seconds=time.monotonic() - began).to_dict(),
             # In nats per event in the units of theta, up to the share of events held out.
             "validation_log_prob": float(ladj.double().mean()) - record.best_validation_loss,

@@ -77,7 +77,7 @@ def random_points(result: RandomPointCoverage) -> Figure:
 
 
 def _percent(level: float) -> str:
-    return f"{100 * (1 - level):.3g} % if calibrated"
+    return f"{100 * (1 - level):.4g} % if calibrated"
 
 
 def _ranks(axis: Axes, result: Calibration, i: int) -> None:

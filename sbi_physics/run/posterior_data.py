@@ -7,9 +7,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from sbi_physics.core.errors import SimulationError
+from sbi_physics.core.errors import ShapeError, SimulationError
 from sbi_physics.core.protocols import Simulator
-from sbi_physics.core.random import derive
+from sbi_physics.core.random import derive, seeded
+from sbi_physics.posterior.observation import read_observation
 from sbi_physics.run.analysis import Analysis
 from sbi_physics.run.configuration import ClusterPart, PosteriorConfig
 from sbi_physics.run.findings import Findings
@@ -18,10 +19,13 @@ from sbi_physics.run.stages import Stage, Work
 from sbi_physics.simulation.run import simulate
 from sbi_physics.store.observation import read_array
 from sbi_physics.store.simulations import Simulations
+from sbi_physics.train.encoding import choose_encoder, first_row
+from sbi_physics.train.pairs import observables
 
 __all__ = [
     "SIMULATIONS_FILE",
     "Observed",
+    "check_observed",
     "depends_of",
     "first_and_last",
     "observe_stage",
@@ -110,6 +114,30 @@ def read_observed(folder: Path) -> Observed:
         with np.load(folder / _NAMED) as arrays:
             return Observed({name: arrays[name] for name in arrays.files}, truth)
     return Observed(np.load(folder / _OBSERVATION), truth)
+
+
+def check_observed(observed: Observed, simulations: Simulations, embedding: Any, *, joined: bool, iid: bool) -> None:
+    """Whether a model of these simulations can take the observation.
+
+    Args:
+        observed: what was observed.
+        simulations: what the model is to be trained on; one row is read.
+        embedding: of the estimator.
+        joined: whether its posteriors join independent observations.
+        iid: whether the observation holds several independent ones.
+
+    Raises:
+        ShapeError, NonFiniteError, UsageError: it cannot.
+    """
+    with seeded(0):
+        encoder = choose_encoder(embedding, simulations, None)
+    shape = tuple(observables(first_row(simulations), encoder, "").shape[1:])
+    found = read_observation(observed.x, shape, iid=iid, device=torch.device("cpu"), joined=joined, encoder=encoder)
+    if found.batched:
+        raise ShapeError(
+            f"expected one of shape {shape}, got {len(found.x)}; say observation.independent = true where they are "
+            "independent observations of one theta"
+        )
 
 
 def simulate_stage(analysis: Analysis, source: Source, name: str, n: int, what: str) -> Stage:

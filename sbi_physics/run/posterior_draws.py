@@ -54,11 +54,6 @@ def sample_stage(analysis: Analysis) -> Stage:
     def make(work: Work) -> None:
         posterior, observed = load_posterior(work, device), read_observed(work.inputs["observe"])
         samples = posterior.sample(n, observed.x, iid=independent, seed=derive(work.seed, "sample"))
-        if samples.values.ndim != 2:
-            raise ShapeError(
-                f"observation: expected one of shape {posterior.x_shape}, got {len(samples.values)}; say "
-                "observation.independent = true where they are independent observations of one theta"
-            )
         write_samples(work.folder / SAMPLES_FILE, {"posterior": samples})
         _export(samples, work.folder, config.outputs.draws)
         findings = Findings(work.folder, "sample")

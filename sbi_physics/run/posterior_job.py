@@ -9,11 +9,11 @@ inference fits to the observation, and needs no simulations.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sbi_physics.core.random import derive
-from sbi_physics.models.build import MODELS, training_settings
-from sbi_physics.models.flows.build import FLOWS
+from sbi_physics.models.build import known_options, training_settings
 from sbi_physics.posterior.build import RATIO_OPTIONS
 from sbi_physics.posterior.nle import NLE
 from sbi_physics.posterior.npe import NPE
@@ -27,16 +27,19 @@ from sbi_physics.run.findings import Findings, without_seconds
 from sbi_physics.run.posterior_checks import calibrate_stage, predict_stage
 from sbi_physics.run.posterior_data import (
     SIMULATIONS_FILE,
+    check_observed,
     first_and_last,
     observe_stage,
     read_observed,
     simulate_stage,
 )
 from sbi_physics.run.posterior_draws import correct_stage, reference_stage, sample_stage
+from sbi_physics.run.prior_table import prior_table
 from sbi_physics.run.sources import Source, source_of
 from sbi_physics.run.stages import Stage, Work
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.train.config import TrainConfig
+from sbi_physics.train.encoding import FLAT
 
 __all__ = ["POSTERIOR_FILE", "posterior_stages"]
 
@@ -85,11 +88,19 @@ def _fit_stage(analysis: Analysis, source: Source) -> Stage:
     method, last = config.method, held_out(config, source)
     estimator = _estimator(analysis, source)
 
+    def stored(simulated: Path) -> Simulations:
+        return source.simulations or Simulations.open(simulated / SIMULATIONS_FILE)
+
+    def check(folder: Path) -> None:
+        joined, iid = method.name != "npe", config.observation.independent
+        embedding = getattr(estimator, "embedding", FLAT)
+        with analysis.blaming("observation", *(["file"] if config.observation.file is not None else [])):
+            observed = read_observed(folder / "observe")
+            check_observed(observed, stored(folder / "simulate"), embedding, joined=joined, iid=iid)
+
     def make(work: Work) -> None:
-        store: Any = source.simulations
-        if store is None:
-            store = Simulations.open(work.inputs["simulate"] / SIMULATIONS_FILE)
-        elif last:
+        store = stored(work.inputs.get("simulate", Path()))
+        if last:
             store, _ = first_and_last(store, last)
         posterior = estimator.fit(
             store,
@@ -109,7 +120,7 @@ def _fit_stage(analysis: Analysis, source: Source) -> Stage:
     }
     inputs = ("simulate",) if source.simulations is None else ()
     seed = analysis.seed("fit")
-    return Stage("fit", make, settings, inputs, seed, source.files, scratch=("checkpoint*",))
+    return Stage("fit", make, settings, inputs, seed, source.files, check, scratch=("checkpoint*",), format=2)
 
 
 def _estimator(analysis: Analysis, source: Source) -> Any:
@@ -138,7 +149,7 @@ def _options_of(method: Any) -> tuple[str, ...]:
     if method.name == "nre":
         return tuple(RATIO_OPTIONS)
     model = method.model or "nsf"
-    return tuple(FLOWS[model][1]) if model in FLOWS else tuple(MODELS[model].options)
+    return known_options(model)
 
 
 def _variational_stage(analysis: Analysis, source: Source) -> Stage:
@@ -176,7 +187,7 @@ def _variational_stage(analysis: Analysis, source: Source) -> Stage:
         "max_seconds": config.budget.max_seconds,
         "device": config.compute.device,
     }
-    return Stage("fit", make, settings, ("observe",), analysis.seed("fit"), source.code)
+    return Stage("fit", make, settings, ("observe",), analysis.seed("fit"), source.code, format=2)
 
 
 def _keep(work: Work, posterior: Posterior, method: str) -> None:
@@ -186,6 +197,7 @@ def _keep(work: Work, posterior: Posterior, method: str) -> None:
     found = posterior.provenance
     record = found["training"]
     findings = Findings(work.folder, "fit")
+    prior_table(findings.section("Prior"), posterior.parameters)
     section = findings.section("Training")
     rows: list[tuple[str, Any]] = [
         ("method", method.upper()),
@@ -196,6 +208,7 @@ def _keep(work: Work, posterior: Posterior, method: str) -> None:
         ("epochs", len(record["train_loss"])),
         ("stopped by", record["stopped"]),
         ("best validation loss", min(record["validation_loss"], default=None)),
+        ("log-density of simulations held out (nats)", found.get("validation_log_prob")),
         ("lower bound of the log-evidence", found.get("elbo")),
     ]
     section.table(["training", "value"], [[name, _text(value)] for name, value in rows if value is not None])

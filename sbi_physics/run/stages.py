@@ -70,6 +70,8 @@ class Stage:
         inputs: names of the stages that it reads.
         seed: of everything random in it.
         files: files of the user that it reads, by the names under which they are recorded.
+        check: looks at what other stages made in the folder of the run before the work begins, for what would be
+            found out too late; it decides nothing of what comes out.
         scratch: patterns of files in the folder that are there to go on from, and go when it is whole.
         format: raised whenever what the stage writes changes.
     """
@@ -80,6 +82,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     seed: int = 0
     files: Mapping[str, Path] = field(default_factory=dict)
+    check: Callable[[Path], None] | None = None
     scratch: tuple[str, ...] = ()
     format: int = 1
 
@@ -159,7 +162,7 @@ class Engine:
         for stage in self.stages:
             reason, record = self._reason(stage)
             if reason:
-                self._say(f"{stage.name}: {reason}")
+                self._say(f"{stage.name}: begins ({reason})")
                 record = self._make(stage, memory)
                 self._say(f"{stage.name}: {record.seconds:.1f} s")
             else:
@@ -197,6 +200,8 @@ class Engine:
         return "", record
 
     def _make(self, stage: Stage, memory: dict[str, Any]) -> Record:
+        if stage.check is not None:
+            stage.check(self.folder)
         partial = self._partial(stage)
         resumed = partial.exists()
         try:

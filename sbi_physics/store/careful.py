@@ -18,6 +18,8 @@ import h5py
 __all__ = ["careful_file"]
 
 _FLUSHED_BYTES = 1 << 25
+# Not everywhere: macOS has only the whole of it.
+_to_disk = getattr(os, "fdatasync", os.fsync)
 
 
 class _Careful(io.RawIOBase):
@@ -48,7 +50,7 @@ class _Careful(io.RawIOBase):
     def _flush(self) -> None:
         """Send to the disk what is there, while more is written: not all is left for the end."""
         try:
-            os.fdatasync(self._descriptor)
+            _to_disk(self._descriptor)
         except OSError as error:
             self.error = self.error or error
 

@@ -37,11 +37,13 @@ class DataFile:
         path: relative to a data folder, ``<data set>/<...>``.
         sha256: checksum of its bytes, hexadecimal.
         url: where it is downloaded from; empty for a file that ships with the package.
+        size: in bytes; 0 where the registry does not say.
     """
 
     path: str
     sha256: str
     url: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Dataset:
     licence: str
     citation: str
     files: tuple[DataFile, ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(file.size for file in self.files)
 
 
 def available(*, registry: Path | None = None) -> list[Dataset]:
@@ -86,7 +93,9 @@ def available(*, registry: Path | None = None) -> list[Dataset]:
 
 
 def _dataset(entry: dict[str, Any]) -> Dataset:
-    files = tuple(DataFile(f["path"], f["sha256"].lower(), f.get("url", "")) for f in entry["files"])
+    files = tuple(
+        DataFile(f["path"], f["sha256"].lower(), f.get("url", ""), int(f.get("bytes", 0))) for f in entry["files"]
+    )
     for file in files:
         parts = PurePosixPath(file.path).parts
         if len(parts) < 2 or parts[0] != entry["name"] or ".." in parts:

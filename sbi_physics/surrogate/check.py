@@ -34,6 +34,7 @@ from sbi_physics.diagnostics.manifold import precision_recall_density_coverage
 from sbi_physics.diagnostics.physics_distance import frechet_physics_distance, kernel_physics_distance
 from sbi_physics.diagnostics.response import ResponseComparison, response_and_resolution
 from sbi_physics.diagnostics.shower_features import high_level_features
+from sbi_physics.diagnostics.training_rows import warn_if_trained_on
 from sbi_physics.diagnostics.uniformity import checked_level
 from sbi_physics.surrogate.surrogate_report import KINDS, ComparedEvents, SurrogateReport
 from sbi_physics.surrogate.timing import largest_batch, time_events
@@ -119,6 +120,7 @@ def check_surrogate(
     checked_level(level)
     sizes = tuple(positive_integer(batch, "batches") for batch in batches)
     sets = _split(generator, _checked(generator, theta, x, weights), seed)
+    warn_if_trained_on(generator, theta, x)
     names, columns = _columns(features or _default_features(geometry, threshold), sets)
     low, high = ([_whole(events, geometry) for events in sets], "low"), (columns, "high")
     parameters = [events.theta if geometry is None else events.theta.log10() for events in sets]

@@ -26,6 +26,7 @@ from sbi_physics.core.errors import NonFiniteError, UsageError
 from sbi_physics.core.parameters import Parameter, Parameters
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.core.random import check_seed, derive
+from sbi_physics.diagnostics.training_rows import FIRST_ROWS, first_rows
 from sbi_physics.models.diffusion.density import DiffusionDensity
 from sbi_physics.models.flows.build import FLOWS
 from sbi_physics.models.flows.engines import check_engine
@@ -206,6 +207,7 @@ class Surrogate:
             device=self.device,
             engine=self.engine,
         )
+        remembered = first_rows(pairs.theta, pairs.x)
         events = preprocessing.encode(pairs.theta, pairs.x, seed=derive(seed, "noise"))
         theta, weights = pairs.theta, pairs.weights(weights)
         # What was read from a file goes: the events take as much memory again.
@@ -214,6 +216,7 @@ class Surrogate:
         provenance = {
             "simulations": len(theta),
             "seed": seed,
+            FIRST_ROWS: remembered,
             "seconds": time.monotonic() - began,
             "training": records,
         }
@@ -279,6 +282,7 @@ class Surrogate:
             "seed": seed,
             "seconds": time.monotonic() - began,
             "training": records,
+            FIRST_ROWS: provenance.get(FIRST_ROWS, []),
             "events": events,
             "teacher": {"model": teacher.model, "options": teacher.to_dict()["options"], "seed": provenance["seed"]},
         }

@@ -16,7 +16,7 @@ from sbi_physics.models.embedding.named import NamedEncoders
 from sbi_physics.models.embedding.packing import Packing
 from sbi_physics.store.simulations import Simulations
 
-__all__ = ["FLAT", "EncoderChoice", "accepts_missing", "check_embedding", "choose_encoder", "packing_of"]
+__all__ = ["FLAT", "EncoderChoice", "accepts_missing", "check_embedding", "choose_encoder", "first_row", "packing_of"]
 
 EncoderChoice: TypeAlias = nn.Module | None
 
@@ -56,7 +56,7 @@ def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice
         return copy.deepcopy(embedding)
     if isinstance(theta_or_store, str | Path):
         theta_or_store = Simulations.open(theta_or_store)
-    data = _first_row(theta_or_store) if isinstance(theta_or_store, Simulations) else x
+    data = first_row(theta_or_store) if isinstance(theta_or_store, Simulations) else x
     if data is None or (embedding is None and isinstance(data, Mapping)):
         return None  # which will be refused, with the reason
     if embedding is None or isinstance(embedding, str):
@@ -69,8 +69,8 @@ def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice
     return NamedEncoders(shapes, copy.deepcopy(dict(embedding)))
 
 
-def _first_row(store: Simulations) -> Any:
-    """What x looks like."""
+def first_row(store: Simulations) -> Any:
+    """What x of the first simulation is, with an axis of simulations: an array, or named ones."""
     x = store.read(slice(0, 1)).x
     return x if store.header.named else x["x"]
 

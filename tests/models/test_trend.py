@@ -6,6 +6,7 @@ import torch
 
 from sbi_physics.core.random import seeded
 from sbi_physics.models.trend import Trend
+from sbi_physics.store import row_parts
 
 N = 5000
 UNBOUNDED = torch.tensor([[-math.inf, math.inf]]).expand(3, 2)
@@ -25,6 +26,15 @@ def test_a_line_is_found_to_the_precision_of_least_squares():
     theta = torch.tensor([[1.0, -3.0, 2.0], [0.0, 0.0, 0.0]])
     # The noise is 0.1 to 0.4; ten of its standard errors.
     assert (trend(theta)[:, 0] - torch.tensor([8.0, 7.0])).abs().max() < 10 * 0.3 / math.sqrt(N)
+
+
+def test_parts_give_what_the_whole_gives(monkeypatch):
+    whole = Trend(UNBOUNDED, 3).fit(*pairs())
+    monkeypatch.setattr(row_parts, "_NUMBERS_AT_ONCE", 3 * 700)  # 700 rows at a time
+    parts = Trend(UNBOUNDED, 3).fit(*pairs())
+    assert bool(whole.weight[:, 0].any())
+    # Kept in single precision; computed in double, once by least squares and once by normal equations.
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=2e-7, atol=1e-7)
 
 
 def test_a_curve_is_left_alone_and_so_are_too_few_pairs():

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from sbi_physics.core.errors import SimulationError, StoreError, UsageError
+from sbi_physics.core.errors import SBIPhysicsError, SimulationError, StoreError, UsageError
 from sbi_physics.run.run import run_analysis
 
 STAGES = ["observe", "simulate", "fresh", "fit", "calibrate", "sample", "correct", "predict", "report"]
@@ -233,3 +233,45 @@ def test_what_a_stage_raises_ends_the_run_and_leaves_what_is_done(line_files, tm
         run_analysis(path)
     assert (tmp_path / "analysis-run" / "observe" / "stage.json").exists()
     assert not (tmp_path / "analysis-run" / "simulate").exists()
+
+
+@pytest.mark.parametrize(
+    ("observation", "independent", "message"),
+    [
+        (
+            [0.1, 0.9, 2.2],
+            "false",
+            r"line \d+: observation.file: x_obs: expected shape \(4,\) as in training, .* got \(3,\)",
+        ),
+        ([[0.1, 0.9, 2.2, 2.8]] * 2, "false", "got 2; say observation.independent = true"),
+        ([[0.1, 0.9, 2.2, 2.8]] * 2, "true", "cannot be joined by a posterior network"),
+        ([0.1, 0.9, 2.2, float("nan")], "false", "observation.file: x_obs: .*NaN"),
+    ],
+)
+def test_an_observation_that_does_not_fit_is_found_before_anything_is_trained(
+    finished, tmp_path, posterior_text, observation, independent, message
+):
+    source = finished / "analysis-run" / "simulate" / "simulations.h5"
+    np.save(tmp_path / "x.npy", np.array(observation))
+    given = f'simulations = "{source}"\nobservation.file = "x.npy"\nobservation.independent = {independent}'
+    path = tmp_path / "analysis.toml"
+    path.write_text(posterior_text.replace('simulator = "line.py:Line"', given))
+    with pytest.raises(SBIPhysicsError, match=message):
+        run_analysis(path)
+    run = tmp_path / "analysis-run"
+    assert (run / "observe" / "stage.json").exists()
+    assert not (run / "fit").exists()
+    np.save(tmp_path / "x.npy", np.array([0.1, 0.9, 2.2, 2.8]))
+    steps = run_analysis(path, overrides=["observation.independent=false"]).steps
+    assert next(step.reason for step in steps if step.name == "fit") == "not made yet"
+
+
+def test_the_report_says_what_was_assumed(copied):
+    results = json.loads((copied.parent / "analysis-run" / "report" / "results.json").read_text())
+    (section,) = (section for section in results["sections"] if section["title"] == "Prior")
+    rows = {row[0]: row[1:] for row in section["items"][0]["rows"]}
+    assert rows["slope"][:2] == ["m / s", "Uniform(low -1, high 3)"]
+    assert rows["start"][1] == "Normal(loc 0, scale 1)"
+    median, low, high = map(float, rows["slope"][2:])
+    assert abs(median - 1) < 0.05
+    assert abs(high - low - 4 * 0.68) < 0.1

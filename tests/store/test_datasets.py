@@ -160,4 +160,7 @@ FOLDER = os.environ.get("SBI_PHYSICS_DATA", "")
 @pytest.mark.parametrize("name", ["lhco", "nanograv15", "pta_freespec", "union3"])
 def test_the_files_at_hand_are_those_of_the_registry(name, monkeypatch):
     monkeypatch.setenv("SBI_PHYSICS_DATA", FOLDER)
-    assert all(Path(FOLDER) in path.parents for path in fetch(name).values())
+    found = fetch(name)
+    assert all(Path(FOLDER) in path.parents for path in found.values())
+    (dataset,) = (one for one in available() if one.name == name)
+    assert dataset.size == sum(path.stat().st_size for path in found.values())

@@ -16,7 +16,7 @@ arXiv:2001.05486).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from sbi_physics.models.flows.coupling import SplineCoupling
 from sbi_physics.models.flows.linear import LULinear, Permutation
 from sbi_physics.models.flows.spline import MIN_BIN
 
-__all__ = ["BOX", "FLOWS", "build_flow"]
+__all__ = ["BOX", "FLOWS", "build_flow", "flow_options"]
 
 BOX = "nsf-box"
 
@@ -84,6 +84,25 @@ FLOWS: dict[str, tuple[Callable[..., list[Transform]], dict[str, Any]]] = {
 }
 
 
+def flow_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a flow: those given, and the defaults of the others.
+
+    Raises:
+        UsageError: the name or an option is not known, or a value makes no flow.
+    """
+    known_keys([name], list(FLOWS), "model")
+    defaults = FLOWS[name][1]
+    known_keys(list(options), list(defaults), f"option of the flow {name!r}")
+    merged = {**defaults, **options}
+    for key in ("transforms", "hidden_features", "blocks", *(["bins"] if "bins" in merged else [])):
+        positive_integer(merged[key], key)
+    if "bins" in merged and merged["bins"] * MIN_BIN >= 1:
+        raise UsageError(f"bins: expected fewer than {1 / MIN_BIN:g}, got {merged['bins']}")
+    if "tail_bound" in merged and not 0 < merged["tail_bound"] < math.inf:
+        raise UsageError(f"tail_bound: expected a finite number above 0, got {merged['tail_bound']!r}")
+    return merged
+
+
 def build_flow(name: str, features: int, context_features: int | None = None, **options: Any) -> Flow:
     """Build a flow by name.
 
@@ -100,16 +119,8 @@ def build_flow(name: str, features: int, context_features: int | None = None, **
     Raises:
         UsageError: the name or an option is not known.
     """
-    known_keys([name], list(FLOWS), "model")
-    make, defaults = FLOWS[name]
-    known_keys(list(options), list(defaults), f"option of the flow {name!r}")
-    merged = {**defaults, **options}
-    for key in ("transforms", "hidden_features", "blocks", *(["bins"] if "bins" in merged else [])):
-        positive_integer(merged[key], key)
-    if "bins" in merged and merged["bins"] * MIN_BIN >= 1:
-        raise UsageError(f"bins: expected fewer than {1 / MIN_BIN:g}, got {merged['bins']}")
-    if "tail_bound" in merged and not 0 < merged["tail_bound"] < math.inf:
-        raise UsageError(f"tail_bound: expected a finite number above 0, got {merged['tail_bound']!r}")
+    merged = flow_options(name, options)
+    make, _ = FLOWS[name]
     if "circular" in merged:
         _check_indices(merged["circular"], features)
     layers = make(positive_integer(features, "features"), context_features, merged)
