@@ -74,7 +74,15 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(program, monkeypatch):
 def test_data(result, program):
     listed = {one["name"]: one for one in result("data", "list")["datasets"]}
     assert listed["radial_velocity"]["location"] == "shipped"
-    assert set(listed["radial_velocity"]) == {"name", "location", "description", "licence", "citation", "files"}
+    assert set(listed["radial_velocity"]) == {
+        "name",
+        "location",
+        "description",
+        "licence",
+        "citation",
+        "files",
+        "bytes",
+    }
     fetched = result("data", "fetch", "radial_velocity")
     (path,) = [path for name, path in fetched["files"].items() if name.endswith(".csv")]
     assert os.path.isfile(path)

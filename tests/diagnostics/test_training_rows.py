@@ -27,21 +27,31 @@ def told(caplog, check):
     return [record for record in caplog.records if record.name == LOGGER]
 
 
-@pytest.mark.parametrize("estimator", [sp.NPE, sp.NLE, sp.NRE])
-def test_a_posterior(estimator, caplog, tmp_path):
+def fitted(estimator):
     options = {"blocks": 1, "hidden_features": 4}
-    posterior = estimator(PRIOR, config=TrainConfig(epochs=1), device="cpu", **options).fit(
-        *simulated(0), progress=False
-    )
-    posterior.save(tmp_path / "a.safetensors")
+    return estimator(PRIOR, config=TrainConfig(epochs=1), device="cpu", **options).fit(*simulated(0), progress=False)
+
+
+def test_a_posterior(caplog, tmp_path):
+    fitted(sp.NPE).save(tmp_path / "a.safetensors")
     loaded = sp.load(tmp_path / "a.safetensors", device="cpu")
     theta, x = simulated(0)
     order = torch.randperm(len(theta), generator=torch.Generator().manual_seed(0))
-    check = lambda theta, x: sp.diagnostics.calibrate(loaded, theta, x, draws=5, highest_density=False)  # noqa: E731
+
+    def check(theta, x):
+        sp.diagnostics.calibrate(loaded, theta, x, draws=5, highest_density=False)
+
     assert len(told(caplog, lambda: check(theta[:40], x[:40]))) == 1
     assert len(told(caplog, lambda: check(theta[order].numpy(), x[order].numpy()))) == 1
     assert not told(caplog, lambda: check(theta[40:80], x[40:80]))
     assert not told(caplog, lambda: check(*simulated(1, 40)))
+
+
+@pytest.mark.parametrize("estimator", [sp.NLE, sp.NRE])
+def test_likelihoods_and_ratios_remember_as_well(estimator):
+    provenance = fitted(estimator).provenance
+    assert holds_first_rows(provenance, *simulated(0))
+    assert not holds_first_rows(provenance, *simulated(1))
 
 
 def test_a_surrogate(caplog):
