@@ -44,6 +44,9 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.flows.ensembles
 	$(BIN)/python -m benchmarks.posterior.exact
 	$(BIN)/python -m benchmarks.posterior.sbibm --methods npe nle nle-points tsnpe
+	$(BIN)/python -m benchmarks.posterior.networks
+	$(BIN)/python -m benchmarks.posterior.evidence
+	$(BIN)/python -m benchmarks.posterior.intervals
 	$(BIN)/python -m benchmarks.posterior.many
 	$(BIN)/python -m benchmarks.posterior.calibration
 	$(BIN)/python -m benchmarks.posterior.oscillator
@@ -51,6 +54,7 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.supernovae
 	$(BIN)/python -m benchmarks.surrogate.calorimeter
 	$(BIN)/python -m benchmarks.surrogate.galaxy
+	$(BIN)/python -m benchmarks.surrogate.galaxy_peers
 	$(BIN)/python -m benchmarks.surrogate.check
 	$(BIN)/python -m benchmarks.anomaly.methods
 	$(BIN)/python -m benchmarks.anomaly.null

@@ -12,6 +12,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.posterior.published import PUBLISHED
 from benchmarks.report_integration import events, integrals, lattice
 from benchmarks.report_mcmc import against_mcmc
+from benchmarks.report_peers import evidences, intervals, networks, star_packages
 from benchmarks.report_pulsars import arrays, free_spectra
 from benchmarks.report_searches import background, methods, null
 from benchmarks.report_simulation import overhead, streaming
@@ -49,7 +50,8 @@ def parts_of(results: Path) -> list[str]:
     sections |= {"integration_table": integrals, "integration_events": events, "lattice": lattice}
     sections |= {"pulsar_timing": arrays, "free_spectrum": free_spectra, "simulation_overhead": overhead}
     sections |= {"store_streaming": streaming, "against_mcmc": against_mcmc}
-    sections |= {"supernovae": union3}
+    sections |= {"supernovae": union3, "networks": networks, "evidence": evidences, "intervals": intervals}
+    sections |= {"galaxy_peers": star_packages}
     parts: list[str] = []
     for name, section in sections.items():
         path = results / f"{name}.json"

@@ -80,20 +80,20 @@ def _measure(galaxy: Galaxy, options: argparse.Namespace, seed: int) -> dict[str
     stars = upsampler.sample(each, seed=derive(seed, "stars"))
     sample_seconds = time.monotonic() - began
     conditions = torch.stack([particles.stars.ages, particles.stars.metallicities], 1)
-    chosen, of_kernels = (_some(len(those), options.stars, derive(seed, "some")) for those in (stars, kernels))
+    chosen, of_kernels = (some(len(those), options.stars, derive(seed, "some")) for those in (stars, kernels))
     sets = {
         "upsampled": (stars.phase_space[chosen], conditions[stars.parents[chosen]]),
-        "fixed_kernels": (kernels.phase_space[of_kernels], _conditions(kernels)[of_kernels]),
-        "floor": (again.phase_space, _conditions(again)),
+        "fixed_kernels": (kernels.phase_space[of_kernels], conditions_of(kernels)[of_kernels]),
+        "floor": (again.phase_space, conditions_of(again)),
     }
     row: dict[str, Any] = {"seed": seed, "kernel_scale": scale, "fit_seconds": fit_seconds}
     row |= {"seconds_per_star": sample_seconds / len(stars), "structures": upsampler.provenance["structures"]}
     row |= {"share_in_structures": upsampler.provenance["share_in_structures"]}
     row["log_density"] = _log_densities(galaxy, truth[:HELD_OUT], particles, scale, upsampler)
     for name, (w, c) in sets.items():
-        row[name] = _auc(classifier_auc(truth.phase_space, w, seed=seed))
-        with_conditions = [torch.cat(pair, 1) for pair in ((truth.phase_space, _conditions(truth)), (w, c))]
-        row[f"{name}_with_conditions"] = _auc(classifier_auc(*with_conditions, seed=seed))
+        row[name] = auc(classifier_auc(truth.phase_space, w, seed=seed))
+        with_conditions = [torch.cat(pair, 1) for pair in ((truth.phase_space, conditions_of(truth)), (w, c))]
+        row[f"{name}_with_conditions"] = auc(classifier_auc(*with_conditions, seed=seed))
     print(row, flush=True)
     if seed == options.seeds[0]:
         _picture(options.picture, galaxy, particles, scale, upsampler, seed)
@@ -104,8 +104,8 @@ def _models(galaxy: Galaxy, options: argparse.Namespace, seed: int) -> dict[str,
     """Surrogates of every kind on the particles of the first galaxy: AUC, training and time of a star."""
     particles = galaxy.sample_particles(options.particles, seed=derive(seed, "particles"))
     truth = galaxy.sample_stars(options.stars, seed=derive(seed, "truth", 0))
-    conditions = _conditions(particles.stars)
-    chosen = conditions[_some(len(particles), len(particles), derive(seed, "some"))]
+    conditions = conditions_of(particles.stars)
+    chosen = conditions[some(len(particles), len(particles), derive(seed, "some"))]
     theta = chosen.repeat(-(-options.stars // len(chosen)), 1)[: options.stars]
     found = {}
     for model in options.models:
@@ -120,7 +120,7 @@ def _models(galaxy: Galaxy, options: argparse.Namespace, seed: int) -> dict[str,
         found[model] = {
             "fit_seconds": trained,
             "seconds_per_star": seconds / len(w),
-            **_auc(classifier_auc(truth.phase_space, w, seed=seed)),
+            **auc(classifier_auc(truth.phase_space, w, seed=seed)),
         }
         print(model, found[model], flush=True)
     return found
@@ -129,13 +129,13 @@ def _models(galaxy: Galaxy, options: argparse.Namespace, seed: int) -> dict[str,
 def _fitted(particles: StarParticles, options: argparse.Namespace, seed: int) -> Upsampler:
     smoothing = torch.stack([particles.position_smoothing, particles.velocity_smoothing], 1)
     return Upsampler(ensemble=options.ensemble).fit(
-        particles.stars.phase_space, smoothing, _conditions(particles.stars), seed=seed, progress=False
+        particles.stars.phase_space, smoothing, conditions_of(particles.stars), seed=seed, progress=False
     )
 
 
 def _best_scale(particles: StarParticles, seed: int) -> float:
     """The scale of the kernels that is best for a tenth of the particles, held out."""
-    order = _some(len(particles), len(particles), derive(seed, "held out"))
+    order = some(len(particles), len(particles), derive(seed, "held out"))
     held_out, kept = order[: min(len(order) // 10, HELD_OUT)], order[len(order) // 10 :]
     rest = StarParticles.from_stars(particles.stars[kept], particles.masses[kept])
     w = particles.stars[held_out].phase_space
@@ -203,16 +203,16 @@ def _picture(
     save_figure(phase_space_maps(sets, planes=PLANES, limits=LIMITS, bins=110), path)
 
 
-def _conditions(stars: Stars) -> Tensor:
+def conditions_of(stars: Stars) -> Tensor:
     return torch.stack([stars.ages, stars.metallicities], 1)
 
 
-def _some(n: int, wanted: int, seed: int) -> Tensor:
+def some(n: int, wanted: int, seed: int) -> Tensor:
     with seeded(seed):
         return torch.randperm(n)[:wanted]
 
 
-def _auc(test: ClassifierTest) -> dict[str, Any]:
+def auc(test: ClassifierTest) -> dict[str, Any]:
     return {
         "auc": test.auc,
         "error": test.error,
