@@ -12,7 +12,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.posterior.published import PUBLISHED
 from benchmarks.report_integration import events, integrals, lattice
 from benchmarks.report_mcmc import against_mcmc
-from benchmarks.report_peers import evidences, intervals, networks, star_packages
+from benchmarks.report_packages import evidences, intervals, networks, star_packages
 from benchmarks.report_pulsars import arrays, free_spectra
 from benchmarks.report_searches import background, methods, null
 from benchmarks.report_simulation import overhead, streaming
