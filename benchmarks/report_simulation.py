@@ -27,12 +27,12 @@ def overhead(result: dict[str, Any]) -> list[str]:
 
 def programs(result: dict[str, Any]) -> list[str]:
     """Microseconds a run of a program that does nothing, by way of running it."""
-    rows = [[way, f"{value:,.0f}"] for way, value in result["microseconds"].items()]
+    rows = [[way, f"{of['processor']:,.0f}", f"{of['clock']:,.0f}"] for way, of in result["microseconds"].items()]
     return [
         "## Programs as simulators",
-        f"Runs of `{result['program']}`, which prints two numbers that are read; medians of "
-        f"{len(next(iter(result['turns'].values())))} turns of {result['runs']} runs each, by the clock.",
-        table(["way", "microseconds a run"], rows),
+        f"Runs of `{result['program']}`, which prints two numbers that are read, in "
+        f"{len(next(iter(result['turns'].values())))} turns of {result['runs']} runs each.",
+        table(["way", "microseconds of the processor a run", "of the clock, fastest turn"], rows),
     ]
 
 
