@@ -39,6 +39,7 @@ docs: $(STAMP)
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.vs_sbi
 	$(BIN)/python -m benchmarks.simulation.overhead
+	$(BIN)/python -m benchmarks.simulation.programs
 	$(BIN)/python -m benchmarks.flows.steps
 	$(BIN)/python -m benchmarks.flows.fits
 	$(BIN)/python -m benchmarks.flows.ensembles
@@ -59,6 +60,7 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.anomaly.methods
 	$(BIN)/python -m benchmarks.anomaly.null
 	$(BIN)/python -m benchmarks.anomaly.background
+	$(BIN)/python -m benchmarks.anomaly.peers
 	$(BIN)/python -m benchmarks.integration.table
 	$(BIN)/python -m benchmarks.integration.events
 	$(BIN)/python -m benchmarks.integration.lattice

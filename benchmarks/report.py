@@ -14,8 +14,9 @@ from benchmarks.report_integration import events, integrals, lattice
 from benchmarks.report_mcmc import against_mcmc
 from benchmarks.report_packages import evidences, intervals, networks, star_packages
 from benchmarks.report_pulsars import arrays, free_spectra
+from benchmarks.report_search_peers import search_peers
 from benchmarks.report_searches import background, methods, null
-from benchmarks.report_simulation import overhead, streaming
+from benchmarks.report_simulation import overhead, programs, streaming
 from benchmarks.report_supernovae import union3
 from benchmarks.tables import numbers, table
 
@@ -49,9 +50,9 @@ def parts_of(results: Path) -> list[str]:
     sections |= {"anomaly_methods": methods, "anomaly_null": null, "anomaly_background": background}
     sections |= {"integration_table": integrals, "integration_events": events, "lattice": lattice}
     sections |= {"pulsar_timing": arrays, "free_spectrum": free_spectra, "simulation_overhead": overhead}
-    sections |= {"store_streaming": streaming, "against_mcmc": against_mcmc}
+    sections |= {"store_streaming": streaming, "against_mcmc": against_mcmc, "simulation_programs": programs}
     sections |= {"supernovae": union3, "networks": networks, "evidence": evidences, "intervals": intervals}
-    sections |= {"galaxy_peers": star_packages}
+    sections |= {"galaxy_peers": star_packages, "anomaly_peers": search_peers}
     parts: list[str] = []
     for name, section in sections.items():
         path = results / f"{name}.json"

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.tables import table
 
-__all__ = ["overhead", "streaming"]
+__all__ = ["overhead", "programs", "streaming"]
 
 _NAMES = {"npe": "NPE", "nle": "NLE", "surrogate": "surrogate"}
 
@@ -22,6 +22,17 @@ def overhead(result: dict[str, Any]) -> list[str]:
         f"Writing {store['rows']:,} rows of 5 + 100 numbers: {store['rate_over_plain']:.2f} of the rate of plain h5py, "
         f"{store['rate_over_plain_on_the_disk']:.2f} where that, too, waits for the disk.",
         table(["writer", "MB/s"], rates),
+    ]
+
+
+def programs(result: dict[str, Any]) -> list[str]:
+    """Microseconds a run of a program that does nothing, by way of running it."""
+    rows = [[way, f"{of['processor']:,.0f}", f"{of['clock']:,.0f}"] for way, of in result["microseconds"].items()]
+    return [
+        "## Programs as simulators",
+        f"Runs of `{result['program']}`, which prints two numbers that are read, in "
+        f"{len(next(iter(result['turns'].values())))} turns of {result['runs']} runs each.",
+        table(["way", "microseconds of the processor a run", "of the clock, fastest turn"], rows),
     ]
 
 

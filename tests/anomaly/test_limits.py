@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy.stats import poisson
+from scipy.integrate import quad
+from scipy.stats import gamma, poisson
 
 from sbi_physics.anomaly.limits import upper_limit
 from sbi_physics.core.errors import UsageError
@@ -35,6 +36,20 @@ def test_the_ratio_of_probabilities_at_the_limit():
     median = float(upper_limit(n, b).expected[2])
     at = poisson.median(b)
     assert poisson.cdf(at, median + b) / poisson.cdf(at, b) == pytest.approx(0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "b", "sigma"), [(0, 3.0, 1.0), (8, 3.0, 1.0), (35, 50.0, 7.0)])
+def test_an_uncertain_background_gives_the_bayesian_limit_of_a_flat_prior(n, b, sigma):
+    """The posterior of the signal beyond s is the ratio of probabilities, for each background and so for all."""
+    background = gamma((b / sigma) ** 2 + 1, scale=sigma**2 / b)
+    ends = background.ppf([1e-12, 1 - 1e-12])
+
+    def beyond(s):
+        # The integral of the Poisson probability over all larger signals.
+        return quad(lambda at: background.pdf(at) * gamma(n + 1).sf(s + at), *ends, epsabs=1e-12, epsrel=1e-9)[0]
+
+    limit = float(upper_limit(n, b, sigma, bands=False).observed)
+    assert beyond(limit) / beyond(0.0) == pytest.approx(0.05, rel=1e-6)
 
 
 @pytest.mark.parametrize("constraint", CONSTRAINTS)
