@@ -12,6 +12,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.posterior.published import PUBLISHED
 from benchmarks.report_integration import events, integrals, lattice
 from benchmarks.report_mcmc import against_mcmc
+from benchmarks.report_networks import known_answers
 from benchmarks.report_pulsars import arrays, free_spectra
 from benchmarks.report_searches import background, methods, null
 from benchmarks.report_simulation import overhead, streaming
@@ -49,7 +50,7 @@ def parts_of(results: Path) -> list[str]:
     sections |= {"integration_table": integrals, "integration_events": events, "lattice": lattice}
     sections |= {"pulsar_timing": arrays, "free_spectrum": free_spectra, "simulation_overhead": overhead}
     sections |= {"store_streaming": streaming, "against_mcmc": against_mcmc}
-    sections |= {"supernovae": union3}
+    sections |= {"supernovae": union3, "known_answers": known_answers}
     parts: list[str] = []
     for name, section in sections.items():
         path = results / f"{name}.json"
