@@ -1,7 +1,7 @@
 """A cycle-consistent GAN between two unpaired samples, against the monotone map that connects them.
 
 Claim: with its default networks the translation is nearer to the true map than the linear map that matches mean and
-covariance, and about as near as optimal transport between 2,000 events of each sample.  The fast events are pairs of
+covariance, and nearer than optimal transport between 2,000 events of each sample.  The fast events are pairs of
 exponential numbers; the full ones are T(x) = x + W^T a tanh(b (W x - 1/2)) / 2 + c of others, the gradient of a convex
 function and therefore the map of least squared change (Brenier 1991, doi:10.1002/cpa.3160440402).  The errors are root
 mean squares over new events, over the root mean square of the change that T makes.
