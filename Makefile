@@ -64,6 +64,7 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.integration.table
 	$(BIN)/python -m benchmarks.integration.events
 	$(BIN)/python -m benchmarks.integration.lattice
+	$(BIN)/python -m benchmarks.models.known_answers
 	$(BIN)/python -m benchmarks table
 
 clean:

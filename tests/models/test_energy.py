@@ -56,6 +56,24 @@ def test_langevin_keeps_a_gaussian_only_with_metropolis(adjusted):
     assert not z.requires_grad
 
 
+def test_chains_come_back_from_where_the_energy_is_steep():
+    """A slope of 500 would carry a step of 0.3 to 7 times as far on the other side, where no proposal is ever taken."""
+    n, width = 4000, 0.1
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        start = torch.cat([torch.full((n, 1), 5.0), torch.randn(n, 1)], -1)
+        z, taken = langevin(
+            lambda z, beta: 0.5 * beta * (z / torch.tensor([width, 1.0])).square().sum(-1),
+            start,
+            inverse_temperatures=[1.0] * 200,
+            step_size=0.3,
+        )
+    assert taken > 0.2
+    ratio = z.var(0) / torch.tensor([width**2, 1.0])
+    assert float((ratio - 1).abs().max()) < 5 * (2 / n) ** 0.5
+    assert float((z.mean(0) / torch.tensor([width, 1.0])).abs().max()) < 5 * (1 / n) ** 0.5
+
+
 def test_a_tuned_step_comes_to_its_acceptance():
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -1,0 +1,1 @@
+"""Benchmarks of networks for which there is an exact answer."""
