@@ -12,6 +12,7 @@ from sbi_physics.core.errors import BudgetError, SBIPhysicsError, StoreError, Us
 from sbi_physics.core.samples import Samples
 from sbi_physics.models.flows.zuko_flow import as_flow
 from sbi_physics.posterior.files import KINDS, posterior_from
+from sbi_physics.store.event_files import holds_events, read_events
 from sbi_physics.store.models import read_model
 from sbi_physics.store.samples import holds_samples, read_samples, write_samples
 from sbi_physics.store.simulations import Simulations
@@ -61,7 +62,8 @@ def load(
 ) -> Any:
     """Read a trained `Posterior` or `Surrogate`, or `Samples`, as the file says; or open files of simulations.
 
-    Of samples the file may hold several sets: one is given as it is, more as a dictionary by name.
+    Of samples the file may hold several sets: one is given as it is, more as a dictionary by name.  Events of an
+    integral are a dictionary of tensors: ``points``, ``weights`` and, of a process, ``incoming`` and ``outgoing``.
 
     Args:
         path: the file; of simulations (``.h5``) also several, which are opened as one.
@@ -76,6 +78,8 @@ def load(
     if not isinstance(path, str | Path):
         return Simulations.open_many(path)
     if Path(path).suffix.lower() in _HDF5:
+        if holds_events(path):
+            return read_events(path)[0]
         if not holds_samples(path):
             return Simulations.open(path)
         found = read_samples(path)

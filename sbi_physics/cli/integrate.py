@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sbi_physics.cli.common import JsonOption, Output, QuietOption, SeedOption, check_writable, foreign_code
+from sbi_physics.cli.common import (
+    JsonOption,
+    Output,
+    QuietOption,
+    SeedOption,
+    check_hdf5_name,
+    check_writable,
+    foreign_code,
+)
 
 if TYPE_CHECKING:
     from sbi_physics.integration.integrate import Estimate
@@ -39,6 +47,8 @@ def integrate(
     if out is not None:
         check_writable(out)
     particles = [_numbers(each, name) for each, name in ((incoming, "--incoming"), (outgoing, "--outgoing"))]
+    if out is not None and out.suffix != ".lhe":
+        check_hdf5_name(out)
     if out is not None and out.suffix == ".lhe" and not all(particles):
         raise UsageError(f"{out}: expected --incoming and --outgoing, the numbers of the particles, for this format")
     with foreign_code():

@@ -47,6 +47,9 @@ def simulate(
     counts = result.counts()
     text = ", ".join(f"{count} {status}" for status, count in counts.items())
     words = f"{out}: {len(result)} simulations ({text}){', all there before' if there else ''}"
+    if result.errors:
+        row, reason = next(iter(result.errors.items()))
+        words += f"; the first that failed is row {row}: {reason}"
     output.result(words, path=str(out), simulations=len(result), status=counts)
     if not counts["ok"]:
         raise typer.Exit(1)

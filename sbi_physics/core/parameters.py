@@ -59,6 +59,11 @@ class Parameters:
     """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
+        if isinstance(parameters, td.Distribution) or not all(isinstance(each, Parameter) for each in parameters):
+            raise UsageError(
+                "parameters: expected a list of Parameter(name, prior); for a joint distribution of several take "
+                f"Parameters.from_prior(prior, names=[...]); got {type(parameters).__name__}"
+            )
         for each in parameters:
             if not isinstance(each.prior, td.Distribution):
                 raise UsageError(
@@ -78,7 +83,7 @@ class Parameters:
     @classmethod
     def from_prior(
         cls,
-        prior: "td.Distribution | Parameters",
+        prior: "td.Distribution | Parameters | Sequence[Parameter]",
         *,
         names: Sequence[str] | None = None,
         units: Sequence[str] | None = None,
@@ -88,7 +93,8 @@ class Parameters:
         """Wrap any torch distribution over P numbers; unnamed parameters become theta_0, theta_1, ...
 
         Args:
-            prior: a distribution with event shape ``(P,)`` or batch shape ``(P,)``; `Parameters` pass through.
+            prior: a distribution with event shape ``(P,)`` or batch shape ``(P,)``; `Parameters` pass through, and a
+                list of `Parameter` becomes such.
             names: P names.
             units: P astropy unit strings.
             labels: P LaTeX labels.
@@ -96,6 +102,8 @@ class Parameters:
         """
         if isinstance(prior, Parameters):
             return prior
+        if isinstance(prior, list | tuple) and prior and isinstance(prior[0], Parameter):
+            return cls(prior)
         vector = priors.as_vector_prior(prior)
         dims = int(vector.event_shape[0])
         names = list(names) if names is not None else [f"theta_{i}" for i in range(dims)]

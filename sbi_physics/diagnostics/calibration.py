@@ -64,6 +64,9 @@ class Calibration:
     kinds: tuple[str, ...]
     failed: int = 0
 
+    def __repr__(self) -> str:
+        return f"Calibration({self.verdict})"
+
     @property
     def p_values(self) -> Tensor:
         """Probability of ranks as far from uniform as these, for each parameter: ``(P,)``."""

@@ -39,6 +39,9 @@ class CalibrationReport:
     level: float
     failed: int = 0
 
+    def __repr__(self) -> str:
+        return f"CalibrationReport({self.verdict})"
+
     @property
     def checks(self) -> dict[str, Calibration | Coverage | RandomPointCoverage]:
         """The checks that were made, by name."""

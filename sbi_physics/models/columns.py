@@ -10,6 +10,7 @@ real      anything else                                      itself
 positive  above zero, over more than a decade                its logarithm
 zeros     zero, or above a threshold: what is read out       :math:`\ln(x/t)`, and noise on (-1, 0) where x is zero
 count     a whole number                                     itself, with noise on (-1/2, 1/2)
+natural   the same, never below zero                         the same; what would be below zero is zero
 ========  =================================================  ========================================================
 
 Uniform noise makes a density of what is a probability at a point (Uria, Murray and Larochelle 2013, arXiv:1306.0186);
@@ -46,6 +47,7 @@ class ColumnKind(IntEnum):
     POSITIVE = 2
     ZEROS = 3
     COUNT = 4
+    NATURAL = 5
 
 
 @dataclass
@@ -139,6 +141,7 @@ class Columns(nn.Module):
         self.kinds[~seen.below & ~seen.zero & (seen.largest > _DECADE * median)] = int(ColumnKind.POSITIVE)
         self.kinds[seen.zero & seen.above & ~seen.below] = int(ColumnKind.ZEROS)
         self.kinds[counts] = int(ColumnKind.COUNT)
+        self.kinds[counts & ~seen.below] = int(ColumnKind.NATURAL)
         self.kinds[seen.constant] = int(ColumnKind.CONSTANT)
         self.constant.copy_(seen.first)
         self.threshold.copy_(torch.where(seen.above, seen.smallest, 1.0))
@@ -176,7 +179,7 @@ class Columns(nn.Module):
         logs = (x.clamp(min=0) / self.threshold).log()
         known = torch.where(x > 0, logs, -self.width * noise)
         events = torch.where(self._are(ColumnKind.ZEROS, ColumnKind.POSITIVE), known, x)
-        return torch.where(self._are(ColumnKind.COUNT), x + noise - 0.5, events)
+        return torch.where(self._are(ColumnKind.COUNT, ColumnKind.NATURAL), x + noise - 0.5, events)
 
     def decode(self, events: Tensor) -> Tensor:
         """Outputs ``(n, D)`` of events ``(n, D')``."""
@@ -185,7 +188,8 @@ class Columns(nn.Module):
         risen = torch.minimum(self.threshold * x.exp(), 10 * self.largest)
         x = torch.where(self._are(ColumnKind.POSITIVE), risen, x)
         x = torch.where(self._are(ColumnKind.ZEROS), torch.where(x < 0, 0.0, risen), x)
-        return torch.where(self._are(ColumnKind.COUNT), x.round(), x)
+        x = torch.where(self._are(ColumnKind.COUNT), x.round(), x)
+        return torch.where(self._are(ColumnKind.NATURAL), x.round().clamp(min=0.0), x)
 
     def place(self, events: Tensor, elsewhere: Tensor | float) -> Tensor:
         """Events ``(n, D')`` in the columns that vary, and in the others what is given, ``(D,)`` or one: ``(n, D)``."""

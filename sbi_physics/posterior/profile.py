@@ -96,8 +96,8 @@ class Profile:
     def interval(self, level: float = 0.68) -> Tensor:
         """Lower and upper end of the confidence set for each parameter of interest: ``(k, 2)``.
 
-        Of a set in pieces these are the outermost ends; for two parameters they bound the joint set.  Infinite where
-        the end lies beyond the points, a bound of the parameter where the set reaches that.
+        Of a set in pieces these are the outermost ends; for two parameters they bound the joint set.  Where the end
+        lies beyond the points it is the bound of the parameter, which is infinite where there is none.
         """
         most = self.threshold(level)
         columns = [self.names.index(name) for name in self.interest]
@@ -106,7 +106,7 @@ class Profile:
             at, value = self._along(axis)
             at = torch.cat([at, self.estimate[column].reshape(1)])
             value = torch.cat([value, value.new_zeros(1)])
-            rows.append(crossings(at, value, most, self.bounds[axis]))
+            rows.append(crossings(at, value, most, self.bounds[axis]).clamp(*self.bounds[axis].to(at)))
         return torch.stack(rows)
 
     @property

@@ -13,6 +13,7 @@ parametrisation, and it makes no confidence set: for that take the profile of th
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sbi_physics.core.errors import UsageError
@@ -22,6 +23,11 @@ from sbi_physics.posterior.posterior import Posterior
 from sbi_physics.posterior.profile import Profile, profile_likelihood
 
 __all__ = ["profile_posterior"]
+
+_DRAWS = 4_000
+_TAIL = 0.01
+# Draws reach a bound that is nearer than this share of where they lie.
+_NEAR = 0.05
 
 
 def profile_posterior(
@@ -61,4 +67,28 @@ def profile_posterior(
     def log_prob(theta: Tensor) -> Tensor:
         return density.log_prob(theta.float().to(device), context).to(theta)
 
-    return profile_likelihood(log_prob, posterior.parameters, interest, **search)
+    reach = _reach(posterior, x_obs)
+
+    def kept(theta: Tensor) -> Tensor:
+        """The same, where draws go up to a bound no higher than at the last of them."""
+        value, at_last = log_prob(theta), log_prob(theta.clamp(*reach))
+        return torch.where(value < at_last, value, at_last)
+
+    touched = bool(torch.isfinite(reach).any())
+    return profile_likelihood(kept if touched else log_prob, posterior.parameters, interest, **search)
+
+
+def _reach(posterior: DirectPosterior, x_obs: Any) -> Tensor:
+    """How far the density is known near bounds: lowest and highest values ``(2, P)``, infinite where no bound is near.
+
+    A flow lives on the whole real line, and its density next to a bound is that of its tail times a Jacobian without
+    limit: beyond the last draws it may rise without end, whatever the data say.
+    """
+    bounds = posterior.parameters.bounds.T.double()
+    draws = posterior.sample(_DRAWS, x_obs).values.double()
+    low, high = draws.quantile(draws.new_tensor([_TAIL, 1 - _TAIL]), dim=0)
+    near = _NEAR * (high - low)
+    return torch.stack([
+        torch.where(low - bounds[0] < near, low, -torch.inf),
+        torch.where(bounds[1] - high < near, high, torch.inf),
+    ])  # fmt: skip

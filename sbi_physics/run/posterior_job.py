@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sbi_physics.core.random import derive
 from sbi_physics.models.build import known_options, training_settings
 from sbi_physics.posterior.build import RATIO_OPTIONS
@@ -34,7 +36,7 @@ from sbi_physics.run.posterior_data import (
     simulate_stage,
 )
 from sbi_physics.run.posterior_draws import correct_stage, reference_stage, sample_stage
-from sbi_physics.run.prior_table import prior_table
+from sbi_physics.run.prior_table import prior_table, unlike_prior
 from sbi_physics.run.sources import Source, source_of
 from sbi_physics.run.stages import Stage, Work
 from sbi_physics.store.simulations import Simulations
@@ -109,7 +111,7 @@ def _fit_stage(analysis: Analysis, source: Source) -> Stage:
             checkpoint=str(work.folder / "checkpoint"),
             progress=work.progress,
         )
-        _keep(work, posterior, method.name)
+        _keep(work, posterior, method.name, None if config.table is None else store.theta)
 
     settings = {
         "method": method.model_dump(mode="json"),
@@ -190,8 +192,8 @@ def _variational_stage(analysis: Analysis, source: Source) -> Stage:
     return Stage("fit", make, settings, ("observe",), analysis.seed("fit"), source.code, format=2)
 
 
-def _keep(work: Work, posterior: Posterior, method: str) -> None:
-    """Write a posterior and how its training went."""
+def _keep(work: Work, posterior: Posterior, method: str, theta: Tensor | None = None) -> None:
+    """Write a posterior and how its training went; theta of a table must look like draws of the prior."""
     posterior = replace(posterior, provenance=without_seconds(posterior.provenance))
     posterior.save(work.folder / POSTERIOR_FILE)
     found = posterior.provenance
@@ -218,6 +220,12 @@ def _keep(work: Work, posterior: Posterior, method: str) -> None:
         alt="Losses of training and validation against the epoch.",
         caption="The loss of each epoch, and the one that was kept.",
     )
+    for name in [] if theta is None else unlike_prior(posterior.parameters, theta):
+        findings.verdict(
+            "bad",
+            f"{name} of the table was not drawn from the prior that the file states: the posterior rests on the "
+            "distribution in the table.",
+        )
     if record["stopped"] == "seconds":
         findings.verdict("warning", "Training was stopped by its budget of seconds; it cannot be repeated exactly.")
     findings.numbers(method=method, epochs=len(record["train_loss"]), stopped=record["stopped"])

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.run.findings import SectionWriter
 
-__all__ = ["prior_table", "prior_words"]
+__all__ = ["prior_table", "prior_words", "unlike_prior"]
 
 _DRAWS = 20_000
+_SURE = 1e-6
 
 
 def prior_table(section: SectionWriter, parameters: Parameters) -> None:
@@ -25,6 +28,15 @@ def prior_table(section: SectionWriter, parameters: Parameters) -> None:
         rows,
         caption=f"What was assumed before the data; quantiles of {_DRAWS:,} draws.",
     )
+
+
+def unlike_prior(parameters: Parameters, theta: Tensor) -> list[str]:
+    """Names of parameters whose values ``(n, P)`` were surely not drawn from their prior (Kolmogorov and Smirnov)."""
+    from scipy.stats import ks_2samp
+
+    draws = parameters.sample(_DRAWS, seed=0)
+    tests = zip(parameters.names, theta.double().T.numpy(), draws.double().T.numpy(), strict=True)
+    return [name for name, values, prior in tests if ks_2samp(values, prior).pvalue < _SURE]
 
 
 def prior_words(parameters: Parameters) -> list[str]:

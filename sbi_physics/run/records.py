@@ -135,7 +135,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     found += _differences(old.get("settings", {}), new.get("settings", {}), "")
     before, now = old.get("files", {}), new.get("files", {})
     found += [f"file {name} changed" for name in now if before.get(name) != now[name]]
-    found += [f"file {name} is gone" for name in before if name not in now]
+    found += [f"file {name} is not read any more" for name in before if name not in now]
     before, now = old.get("inputs", {}), new.get("inputs", {})
     found += [f"{name} changed" for name in now if before.get(name) != now[name]]
     found += [f"without {name}" for name in before if name not in now]

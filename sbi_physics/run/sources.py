@@ -91,9 +91,10 @@ def _of_table(analysis: Analysis, simulator: Simulator | None) -> Source:
     part = config.table
     parameters = parameters_of(analysis, None if simulator is None else simulator.parameters)
     path = analysis.existing(part.file, "table", "file")
+    if both := [name for name in part.outputs if name in parameters.names]:
+        raise analysis.error(["table", "outputs"], f"{both[0]} is a parameter, which the outputs must not tell")
     with analysis.blaming("table"):
-        names = [*parameters.names, *(name for name in part.outputs if name not in parameters.names)]
-        table = read_table(path, names, names=part.names, where=part.where)
+        table = read_table(path, [*parameters.names, *part.outputs], names=part.names, where=part.where)
         found = Simulations.from_arrays(table.stack(parameters.names), table.stack(part.outputs), parameters)
     return _made(parameters, simulator, found, {path.name: path})
 

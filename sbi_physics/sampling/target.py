@@ -1,10 +1,12 @@
 """The density that exact samplers aim at: prior times likelihood, at a fixed observation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sbi_physics.core.checks import as_tensor
 from sbi_physics.core.errors import NonFiniteError, ShapeError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.protocols import LogDensity
@@ -13,12 +15,12 @@ __all__ = ["checked_log_density", "posterior_target"]
 
 
 def checked_log_density(
-    value: Tensor, theta: Tensor, name: str = "log_density", observations: Tensor | None = None
+    value: Any, theta: Tensor, name: str = "log_density", observations: Tensor | None = None
 ) -> Tensor:
     """Return the log-densities `value` of rows theta ``(*, P)`` if they can be sampled from.
 
     Args:
-        value: what the log-density gave.
+        value: what the log-density gave: a tensor, or an array.
         theta: where.
         name: of the log-density, for the message.
         observations: numbers, for the message, of the observations along the first axis.
@@ -27,6 +29,9 @@ def checked_log_density(
         ShapeError: they are not ``(*,)``.
         NonFiniteError: one is NaN or plus infinity; the message gives its theta.
     """
+    if not isinstance(value, Tensor):
+        # A likelihood in NumPy is as good as one in torch.
+        value = as_tensor(value, name, dtype=theta.dtype).to(theta.device)
     if value.shape != theta.shape[:-1]:
         raise ShapeError(f"{name}: expected shape {tuple(theta.shape[:-1])}, got {tuple(value.shape)}")
     bad = torch.isnan(value) | (value == torch.inf)
@@ -64,9 +69,9 @@ def posterior_target(
         inside = torch.isfinite(result)
         if not bool(inside.any()):
             return result
-        value = log_likelihood(rows[inside], x_obs).double()
+        value = checked_log_density(log_likelihood(rows[inside], x_obs), rows[inside], "log_likelihood")
         result = result.clone()
-        result[inside] += checked_log_density(value, rows[inside], "log_likelihood")
+        result[inside] += value.double()
         return result
 
     return log_density

@@ -18,7 +18,7 @@ from sbi_physics.core.errors import ShapeError, StoreError, UsageError
 from sbi_physics.store.atomic import atomic_path
 from sbi_physics.store.layout import LIBVER, opened, read_dataset, write_text
 
-__all__ = ["EVENTS_VERSION", "read_events", "write_events", "write_lhe"]
+__all__ = ["EVENTS_VERSION", "holds_events", "read_events", "write_events", "write_lhe"]
 
 EVENTS_VERSION = 1
 _INCOMING, _OUTGOING = -1, 1
@@ -42,6 +42,15 @@ def write_events(path: str | Path, arrays: Mapping[str, Tensor], attributes: Map
                 file.attrs[name] = value
         for name, array in arrays.items():
             file.create_dataset(name, data=array.numpy(), compression=1, shuffle=True, fletcher32=True)
+
+
+def holds_events(path: str | Path) -> bool:
+    """Whether a file says that it holds events of an integral; what is no HDF5 file does not."""
+    try:
+        with opened(Path(path)) as file:
+            return "sbi_physics_events" in file.attrs
+    except StoreError:
+        return False
 
 
 def read_events(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

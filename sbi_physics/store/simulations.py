@@ -92,6 +92,7 @@ class Simulations:
             ShapeError: theta is not ``(n, P)``, or the numbers of rows differ.
             SupportError: a row of theta is outside the prior.
         """
+        parameters = Parameters.from_prior(parameters)
         values = as_tensor(theta, "theta").cpu()
         if values.ndim != 2 or not len(values):
             raise ShapeError(f"theta: expected shape (n, {len(parameters)}), got {tuple(values.shape)}")

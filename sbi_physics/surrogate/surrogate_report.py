@@ -112,6 +112,9 @@ class SurrogateReport:
     level: float
     compared: ComparedEvents = field(repr=False)
 
+    def __repr__(self) -> str:
+        return f"SurrogateReport({self.verdict})"
+
     @property
     def seconds(self) -> dict[int, float]:
         """For each generated event, by the size of the batch."""

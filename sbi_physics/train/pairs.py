@@ -5,6 +5,7 @@ are no draws from the prior any more.  For a posterior network that is no harm, 
 what it learns from them; a likelihood or a ratio must be multiplied by the probability p(success | theta).
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -32,6 +33,10 @@ Failed = Literal["refuse", "correct"]
 _MINIMUM_PAIRS = 10
 _SHARE_IN_MEMORY = 8
 _READ_BYTES = 1 << 23
+_LOOKED_AT = 10_000
+# A step of single precision, in standard deviations.
+_COARSEST = 0.02
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,31 @@ def training_pairs(
         what = "simulations" if good == len(success) else "simulations that succeeded"
         raise ShapeError(f"{label}: expected at least {_MINIMUM_PAIRS} {what}, got {good} of {len(success)}")
     parameters.check_within(theta, label)
+    for name, rows in ((label, theta), (f"{where}x", values)):
+        _tell_coarse(name, rows)
     if good < len(success):
         # Not where all succeeded: x may be most of what fits in memory.
         theta, values, attempted = theta[success], values[success], theta
         return TrainingPairs(theta, values.to(torch.float32), attempted, success)
     return TrainingPairs(theta, values.to(torch.float32), theta, success)
+
+
+def _tell_coarse(name: str, rows: Tensor) -> None:
+    """Warn of columns that single precision leaves few values of: large numbers that differ little."""
+    some = rows[:_LOOKED_AT].double().flatten(1)
+    some = some[torch.isfinite(some).all(1)]
+    if len(some) < 2:
+        return
+    step = 2.0**-23 * some.abs().amax(0)
+    fractions = (some != some.round()).any(0) | (step >= 1)
+    coarse = (step > _COARSEST * some.std(0)) & fractions & (some != some[0]).any(0)
+    if bool(coarse.any()):
+        i = int(torch.nonzero(coarse)[0, 0])
+        _log.warning(
+            "%s: number %d of a row is about %.6g in steps of %.2g, the spread is %.2g: numbers are kept in single "
+            "precision; subtract a constant first",
+            *(name, i, float(some[:, i].mean()), float(step[i]), float(some[:, i].std())),
+        )
 
 
 def _limit(memory: int | None) -> int:

@@ -4,7 +4,9 @@ import math
 
 import pylhe
 import pytest
+import torch
 
+import sbi_physics as sp
 from sbi_physics.core.errors import StoreError
 from sbi_physics.store.event_files import read_events
 
@@ -55,6 +57,7 @@ def test_a_function_of_a_file(functions, result, name, tmp_path):
     assert found["trusted"]
     arrays, attributes = read_events(out)
     assert arrays["points"].shape == (500, 3)
+    assert torch.equal(sp.load(out)["points"], arrays["points"])
     assert found["unweighting_efficiency"] > 0.5
     assert attributes["value"] == found["value"]
     assert attributes["verdict"] == "trusted"
@@ -90,6 +93,7 @@ def test_what_is_wrong_is_one_line(functions, program, tmp_path):
         ((f"{functions}:with_torch",), "a plain function needs --dims N, the number of its variables"),
         (("no_such_process",), "expected a name"),
         ((f"{functions}:with_torch", "--dims", 3, "-o", tmp_path / "a.lhe"), "expected --incoming and --outgoing"),
+        ((f"{functions}:with_torch", "--dims", 3, "-o", tmp_path / "a.csv"), "HDF5 is written here"),
         ((f"{functions}:with_torch", "--dims", 3, "--calls", 10), "expected at least 2,000"),
     ]:
         status, _, err = program("integrate", *words)

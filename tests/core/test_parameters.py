@@ -356,3 +356,14 @@ class TestPeriodic:
         assert Parameters.from_prior(prior, periodic=[True, False]).periodic == (True, False)
         with pytest.raises(UsageError, match="periodic: expected 2, one for each parameter, got 1"):
             Parameters.from_prior(prior, periodic=[True])
+
+
+@pytest.mark.parametrize("given", [{"a": td.Uniform(0.0, 1.0)}, td.Normal(torch.zeros(2), 1.0), ["a"]])
+def test_what_are_no_parameters(given):
+    with pytest.raises(UsageError, match=r"expected a list of Parameter\(name, prior\).*from_prior"):
+        Parameters(given)
+
+
+def test_a_list_of_parameters_is_a_prior():
+    wrapped = Parameters.from_prior([Parameter("a", td.Uniform(0.0, 1.0)), Parameter("b", td.Normal(0.0, 1.0))])
+    assert wrapped.names == ("a", "b")

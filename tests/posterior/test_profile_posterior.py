@@ -53,3 +53,20 @@ def test_wrong_arguments(good):
         profile_posterior(good, "theta_0", torch.zeros(2, 2))
     with pytest.raises(sp.UsageError, match="expected one of theta_0, theta_1; got 'mass'"):
         profile_posterior(good, "mass", X_OBS)
+
+
+@pytest.mark.parametrize("x", [4.95, 5.02])
+def test_next_to_a_bound(x):
+    """A measurement of sigma 0.1 next to the upper bound 5: the density of a flow may rise there without limit."""
+    prior = sp.Parameters([sp.Parameter("a", td.Uniform(0.0, 5.0)), sp.Parameter("b", td.Uniform(0.0, 5.0))])
+    theta = prior.sample(6000, seed=1)
+    data = theta + 0.1 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(2))
+    posterior = sp.NPE(prior, config=TrainConfig(epochs=15)).fit(theta, data, seed=3, progress=False)
+    profile = profile_posterior(posterior, "a", torch.tensor([x, 2.5]))
+    low, high = profile.interval()[0].tolist()
+    # Exactly: from one sigma below the mode, the smaller of x and 5, up to the bound.
+    mode = min(x, 5.0)
+    edge = 5 - ((5 - x) ** 2 + 0.01) ** 0.5 if x > 5 else x - 0.1
+    assert abs(low - edge) < 0.05
+    assert low < mode - 0.04
+    assert 4.97 < high <= 5

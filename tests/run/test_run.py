@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+import sbi_physics as sp
 from sbi_physics.core.errors import SBIPhysicsError, SimulationError, StoreError, UsageError
 from sbi_physics.run.run import run_analysis
 
@@ -189,8 +190,6 @@ def test_other_methods(line_files, tmp_path, posterior_text, method):
 
 
 def test_a_file_of_simulations_and_a_table(finished, tmp_path, posterior_text):
-    import sbi_physics as sp
-
     source = finished / "analysis-run" / "simulate" / "simulations.h5"
     np.save(tmp_path / "x.npy", np.array([0.1, 0.9, 2.2, 2.8]))
     text = posterior_text.replace('simulator = "line.py:Line"', f'simulations = "{source}"\nobservation.file = "x.npy"')
@@ -275,3 +274,35 @@ def test_the_report_says_what_was_assumed(copied):
     median, low, high = map(float, rows["slope"][2:])
     assert abs(median - 1) < 0.05
     assert abs(high - low - 4 * 0.68) < 0.1
+
+
+@pytest.fixture
+def table(finished, tmp_path, posterior_text):
+    """An analysis of a table of what the simulator made."""
+    theta, x = sp.Simulations.open(finished / "analysis-run" / "simulate" / "simulations.h5").training_set()
+    rows = np.concatenate([theta.numpy(), x.numpy()], 1)
+    np.savetxt(tmp_path / "t.csv", rows, delimiter=",", header="slope,start,a,b,c,d", comments="")
+    np.save(tmp_path / "x.npy", np.array([0.1, 0.9, 2.2, 2.8]))
+    source = 'table = { file = "t.csv", outputs = ["a", "b", "c", "d"] }\nobservation.file = "x.npy"'
+    prior = (
+        '[prior.slope]\ndistribution = "uniform"\nlow = -1.0\nhigh = 3.0\n'
+        '[prior.start]\ndistribution = "normal"\nmean = 0.0\nsigma = 1.0\n'
+    )
+    path = tmp_path / "analysis.toml"
+    path.write_text(posterior_text.replace('simulator = "line.py:Line"', source) + prior)
+    return path
+
+
+def test_a_table_that_its_prior_did_not_draw(table):
+    def told(*overrides):
+        verdicts = run_analysis(table, overrides=overrides).verdicts
+        return [text for _, text in verdicts if "was not drawn from the prior" in text]
+
+    assert not told()
+    (text,) = told("prior.slope.high=5.0")
+    assert text.startswith("slope of the table")
+
+
+def test_outputs_that_tell_a_parameter(table):
+    with pytest.raises(UsageError, match=r"table.outputs: slope is a parameter"):
+        planned(table, 'table.outputs=["a", "slope"]')

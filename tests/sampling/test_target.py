@@ -194,3 +194,12 @@ def test_no_density_anywhere(sampler):
     error, message = messages[sampler.name]
     with pytest.raises(error, match=message):
         sampler(lambda theta: torch.full((len(theta),), -torch.inf))
+
+
+def test_a_likelihood_in_numpy():
+    x, theta = torch.tensor([0.3]), torch.tensor([[0.2], [0.7], [1.5]], dtype=torch.float64)
+    array = posterior_target(LINE, lambda t, x: -((np.asarray(t)[:, 0] - 0.3) ** 2), x)(theta)
+    tensor = posterior_target(LINE, lambda t, x: -((t[:, 0] - 0.3) ** 2), x)(theta)
+    assert torch.equal(array, tensor)
+    with pytest.raises(ShapeError, match=r"log_likelihood: expected shape \(2,\), got \(2, 1\)"):
+        posterior_target(LINE, lambda t, x: np.asarray(t), x)(theta)
