@@ -4,6 +4,7 @@
 `to_spec` and `from_spec` turn the distributions of torch into JSON and back.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from sbi_physics.core.log_uniform import LogUniform
 from sbi_physics.core.random import seeded
 
 __all__ = ["ProductPrior", "as_vector_prior", "bounds_of", "from_spec", "masked_log_prob", "to_spec"]
+
+# In single precision, as torch draws: a little more than pi.
+_HALF_TURN = float(torch.tensor(math.pi))
 
 
 class ProductPrior(td.Distribution):
@@ -139,6 +143,9 @@ def _ends(prior: td.Distribution, dims: int) -> Tensor:
         return torch.cat([_ends(one, 1) for one in prior.components])
     if isinstance(prior, td.Independent):
         return _ends(prior.base_dist, dims)
+    if isinstance(prior, td.VonMises):
+        # Torch draws on the circle, and states the whole real line.
+        return torch.tensor([[-_HALF_TURN, _HALF_TURN]], dtype=torch.float64).expand(dims, 2)
     # Torch takes the codomain of the last transform, which for a shift of a bounded base is the whole real space.
     if type(prior) is td.TransformedDistribution:
         ends = _ends(prior.base_dist, dims)

@@ -59,7 +59,8 @@ def calibrate_stage(analysis: Analysis, source: Source, last: int) -> Stage:
         section.table(
             ["parameter", "p-value of ranks", "coverage of 68 %", "verdict"],
             [[name, p, covered, verdict] for name, p, covered, verdict in columns],
-            caption=f"Over {len(ranks.ranks)} simulations that the network has not seen.",
+            caption=f"Over {len(ranks.ranks)} simulations that the network has not seen; a p-value below "
+            f"{ranks.level / len(ranks.names):.2g} is not taken for chance.",
         )
         others = {name: check for name, check in report.checks.items() if name != "ranks"}
         section.table(["check", "verdict"], [[name, check.verdict] for name, check in others.items()])

@@ -147,7 +147,12 @@ def _differences(old: Any, new: Any, prefix: str) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*new, *(key for key in old if key not in new)]
         return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{prefix}.{key}")]
-    return [] if old == new else [f"{prefix.lstrip('.')} {_short(old)} -> {_short(new)}"]
+    if old == new:
+        return []
+    name = prefix.lstrip(".")
+    if any(isinstance(value, list) and any(isinstance(one, dict) for one in value) for value in (old, new)):
+        return [f"{name} changed"]
+    return [f"{name} {_short(old)} -> {_short(new)}"]
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sbi_physics.core.checks import as_tensor
-from sbi_physics.core.errors import UsageError
+from sbi_physics.core.errors import SimulationError, UsageError
 from sbi_physics.models.embedding.build import ENCODERS, build_encoder
 from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.embedding.named import NamedEncoders
@@ -62,6 +62,8 @@ def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice
     if embedding is None or isinstance(embedding, str):
         values = as_tensor(data, "x")
         shape = tuple(values.shape[1:]) if values.ndim > 1 else (1,)
+        if 0 in shape:
+            raise SimulationError(f"x: expected numbers in each row, got shape {shape}: no simulation succeeded")
         return build_encoder(embedding or DEFAULT_ENCODER, shape)
     if not isinstance(data, Mapping):
         raise UsageError(f"embedding: expected named observations {', '.join(embedding)} in x, got a single array")

@@ -367,3 +367,14 @@ def test_what_are_no_parameters(given):
 def test_a_list_of_parameters_is_a_prior():
     wrapped = Parameters.from_prior([Parameter("a", td.Uniform(0.0, 1.0)), Parameter("b", td.Normal(0.0, 1.0))])
     assert wrapped.names == ("a", "b")
+
+
+def test_directions_stay_on_their_circle():
+    parameters = Parameters([Parameter("phi", td.VonMises(3.0, 2.0), periodic=True)])
+    draws = parameters.sample(5000, seed=0)
+    parameters.check_within(draws)
+    assert draws.abs().max() <= math.pi + 1e-6
+    assert parameters.bounds[0].tolist() == pytest.approx([-math.pi, math.pi], abs=1e-6)
+    assert float(parameters.log_prob(torch.tensor([[4.0]]))) == -math.inf
+    around = torch.linspace(-math.pi, math.pi, 2001, dtype=torch.float64)[:-1]
+    assert float(parameters.log_prob(around[:, None]).exp().mean() * 2 * math.pi) == pytest.approx(1, abs=1e-5)

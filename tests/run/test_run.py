@@ -303,6 +303,13 @@ def test_a_table_that_its_prior_did_not_draw(table):
     assert text.startswith("slope of the table")
 
 
+def test_a_plan_names_the_prior_that_changed(table):
+    run_analysis(table)
+    reason = planned(table, "prior.slope.high=5.0")["fit"]
+    assert reason.startswith("parameters.bounds [[-1.0, 3.0], ")
+    assert reason.endswith("parameters.prior.components changed")
+
+
 def test_outputs_that_tell_a_parameter(table):
     with pytest.raises(UsageError, match=r"table.outputs: slope is a parameter"):
         planned(table, 'table.outputs=["a", "slope"]')
