@@ -90,7 +90,7 @@ class TablePart(Part):
     """A table of numbers with a row for each simulation; its parameters are those of the prior."""
 
     file: str
-    outputs: list[str] = Field(min_length=1)
+    outputs: list[str] | None = Field(default=None, min_length=1)
     names: list[str] | None = None
     where: str | None = None
 

@@ -118,6 +118,7 @@ def _fit_stage(analysis: Analysis, source: Source) -> Stage:
         "max_seconds": config.budget.max_seconds,
         "device": config.compute.device,
         "parameters": source.parameters.to_dict(),
+        "outputs": source.settings.get("outputs"),
         "held_out": last,
     }
     inputs = ("simulate",) if source.simulations is None else ()

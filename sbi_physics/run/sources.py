@@ -3,10 +3,11 @@
 import ast
 import inspect
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sbi_physics.core.errors import UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.protocols import Simulator
 from sbi_physics.run.analysis import Analysis
@@ -91,12 +92,17 @@ def _of_table(analysis: Analysis, simulator: Simulator | None) -> Source:
     part = config.table
     parameters = parameters_of(analysis, None if simulator is None else simulator.parameters)
     path = analysis.existing(part.file, "table", "file")
-    if both := [name for name in part.outputs if name in parameters.names]:
+    if both := [name for name in part.outputs or [] if name in parameters.names]:
         raise analysis.error(["table", "outputs"], f"{both[0]} is a parameter, which the outputs must not tell")
     with analysis.blaming("table"):
-        table = read_table(path, [*parameters.names, *part.outputs], names=part.names, where=part.where)
-        found = Simulations.from_arrays(table.stack(parameters.names), table.stack(part.outputs), parameters)
-    return _made(parameters, simulator, found, {path.name: path})
+        columns = None if part.outputs is None else [*parameters.names, *part.outputs]
+        table = read_table(path, columns, names=part.names, where=part.where)
+        outputs = part.outputs or [name for name in table.names if name not in parameters.names]
+        if not outputs:
+            raise UsageError(f"expected columns of data beside the parameters, got {', '.join(table.names)}")
+        found = Simulations.from_arrays(table.stack(parameters.names), table.stack(outputs), parameters)
+    source = _made(parameters, simulator, found, {path.name: path})
+    return replace(source, settings={**source.settings, "outputs": outputs})
 
 
 def _made(

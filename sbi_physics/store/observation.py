@@ -24,11 +24,16 @@ def read_array(path: str | Path) -> np.ndarray[Any, Any]:
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
-        values = read_numbers(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = read_numbers(text)
     except (OSError, ValueError, EOFError) as error:
         raise StoreError(f"{path}: expected an array of numbers in .npy, .csv or .txt: {error}") from error
     if not values.size:
-        raise StoreError(f"{path}: expected an array of numbers, found none")
+        first = next((line for line in text.splitlines() if line.strip()), "").strip()
+        raise StoreError(
+            f"{path}: expected an array of numbers, found none; between them are white space or commas, and a first "
+            f"line that is not all numbers is taken for names: {first[:60]!r}"
+        )
     return values[:, 0] if values.shape[1] == 1 else values[0] if len(values) == 1 else values
 
 

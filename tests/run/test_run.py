@@ -310,6 +310,15 @@ def test_a_plan_names_the_prior_that_changed(table):
     assert reason.endswith("parameters.prior.components changed")
 
 
+def test_the_columns_of_data_of_a_table(table):
+    run_analysis(table)
+    text = table.read_text()
+    table.write_text(text.replace(', outputs = ["a", "b", "c", "d"]', ""))
+    assert "fit" not in planned(table)  # all that are no parameters: the same
+    table.write_text(text.replace('"a", "b", "c", "d"', '"a", "b", "d", "c"'))
+    assert planned(table)["fit"].startswith("outputs ")
+
+
 def test_outputs_that_tell_a_parameter(table):
     with pytest.raises(UsageError, match=r"table.outputs: slope is a parameter"):
         planned(table, 'table.outputs=["a", "slope"]')

@@ -232,7 +232,8 @@ def test_a_library_that_is_not_installed_is_named(tmp_path, monkeypatch, suffix,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1.0,2.0\n3.0,4.0\n", "expected a line of distinct names first, got '1.0,2.0'"),
+        ("1.0,2.0\n3.0,4.0\n", "expected a line of distinct names first, got '1.0,2.0'; or name the columns"),
+        ("# a,b,c\n1.0,2.0\n3.0,4.0\n", "expected a line of distinct names first, got '1.0,2.0'"),
         ("a,a\n3.0,4.0\n", "expected a line of distinct names first, got 'a,a'"),
         ("# only a comment\n", "there is no line of names in it"),
         ("a,b\n1,2\n3\n", "cannot be read: "),
@@ -258,3 +259,15 @@ def test_pickles_are_never_opened(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(StoreError, match="cannot be read"):
         read_table(tmp_path / "a.npy")
+
+
+def test_names_above_the_numbers_or_from_the_user(tmp_path):
+    rows = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    np.savetxt(tmp_path / "a.csv", rows, delimiter=",", header="written by numpy\nmass,tau")
+    table = read_table(tmp_path / "a.csv")
+    assert table.names == ("mass", "tau")
+    assert table.stack().tolist() == rows.tolist()
+    np.savetxt(tmp_path / "b.csv", rows, delimiter=",")
+    assert read_table(tmp_path / "b.csv", ["y"], names=["x", "y"])["y"].tolist() == [2.0, 4.0, 6.0]
+    with pytest.raises(StoreError, match="expected a line of distinct names first"):
+        read_table(tmp_path / "b.csv", names=["x", "y", "z"])
