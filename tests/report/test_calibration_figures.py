@@ -64,7 +64,7 @@ def test_the_curve_of_a_wrong_posterior_leaves_the_band_and_is_named_among_many(
     result = sbc_from_samples(samples, theta)
     figure = calibration(result, expected_coverage(samples, theta))
     panel = visible(figure)[8]
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["99.9 % if calibrated", "theta_5"]
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["99.88 % if calibrated", "theta_5"]
     band = panel.collections[0].get_paths()[0].vertices
     curve = next(line for line in panel.lines if line.get_label() == "theta_5").get_ydata()
     assert curve.min() < band[:, 1].min()

@@ -105,7 +105,7 @@ def test_kinds_of_columns_do_not_depend_on_the_parts(path, monkeypatch):
     whole = fitted(path, 10**9, "mixture").chain.preprocessing.columns
     monkeypatch.setattr(row_parts, "_NUMBERS_AT_ONCE", 300)
     parts = fitted(path, 1, "mixture").chain.preprocessing.columns
-    assert whole.kinds.tolist() == [1, 2, 3, 4, 0]
+    assert whole.kinds.tolist() == [1, 2, 3, 5, 0]
     for name, tensor in whole.named_buffers():
         assert torch.allclose(tensor, dict(parts.named_buffers())[name], rtol=1e-6), name
 
