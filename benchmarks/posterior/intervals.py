@@ -6,7 +6,7 @@ distribution at each mu is known, and so are the confidence intervals; the paper
 
 Claim: from 100,000 simulations the ends of the learned intervals are nearer to the exact ones than those of the same
 number of toys shared among the points of a grid of 81 mu, with linear interpolation; and the coverage, averaged over mu
-in [0, 5], is within 1 % of the level, while the central credible intervals that Markov chains give for a flat prior are
+in [0, 5], is within 1 % of the level, while the central credible intervals of a flat prior, exact ones here, are
 off by more for small mu.
 
     python -m benchmarks.posterior.intervals [--simulations 100000] [--seed 1]

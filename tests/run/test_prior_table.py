@@ -1,5 +1,7 @@
 """Priors in words, of every kind that the front door takes."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.distributions as td
@@ -12,7 +14,7 @@ from sbi_physics.run.prior_table import prior_words
 class Own(td.Distribution):
     """Two numbers of a family that torch does not have."""
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, object]] = {}
     support = td.constraints.independent(td.constraints.real, 1)
 
     def __init__(self):
