@@ -13,6 +13,7 @@ from sbi_physics.core.samples import Samples
 from sbi_physics.models.flows.zuko_flow import as_flow
 from sbi_physics.posterior.files import KINDS, posterior_from
 from sbi_physics.store.event_files import holds_events, read_events
+from sbi_physics.store.layout import TEXT_AND_TABLES
 from sbi_physics.store.models import read_model
 from sbi_physics.store.samples import holds_samples, read_samples, write_samples
 from sbi_physics.store.simulations import Simulations
@@ -84,6 +85,11 @@ def load(
             return Simulations.open(path)
         found = read_samples(path)
         return found if len(found) != 1 else next(iter(found.values()))
+    if Path(path).suffix.lower() in TEXT_AND_TABLES:
+        raise StoreError(
+            f"{path}: expected a model (.safetensors), or simulations, draws or events (.h5); an observation is given "
+            "to `sample` as an array, simulations of your own to sp.Simulations.from_arrays(theta, x, parameters)"
+        )
     header, tensors = read_model(path)
     kind = header["kind"]
     if kind == Surrogate.KIND:

@@ -64,7 +64,7 @@ def integrate(
             max_seconds=max_seconds,
             progress=output.progress,
         )
-        output.say(str(found))
+        output.say(found.history)
         drawn = {} if out is None else _write(out, f, found, events, seed, output, particles)
     unit = getattr(f, "unit", "")
     text = f"{found.value:.8g} +- {found.error:.2g} {unit}".rstrip() + f", {found.calls} calls, {found.verdict}"

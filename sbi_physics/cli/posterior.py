@@ -41,7 +41,8 @@ app = typer.Typer(help="Posteriors: fit them, draw from them, check and compare 
 
 ModelArgument = Annotated[Path, typer.Argument(help="A posterior file.")]
 ObservationOption = Annotated[
-    str, typer.Option("-x", "--observation", help="A .npy, .csv or .txt file, or a simulator that carries its data.")
+    str,
+    typer.Option("-x", "--observation", help="A .npy, .npz, .csv or .txt file, or a simulator that carries its data."),
 ]
 
 
@@ -54,8 +55,11 @@ def fit(
         str | None, typer.Option(help="Of the density: nsf, maf, maf-spline, nsf-box, mixture, flow-matching, score.")
     ] = None,
     embedding: Annotated[
-        str | None,
-        typer.Option(help="Encoder of observations: residual, gru, lstm, deep-set, conv1d, ...; not for nle."),
+        list[str] | None,
+        typer.Option(
+            help="Encoder of observations: residual, gru, lstm, deep-set, conv1d, ...; not for nle. Of named ones "
+            "NAME=ENCODER, once for each."
+        ),
     ] = None,
     ensemble: Annotated[int, typer.Option(help="Flows whose mixture is the density; not for nre.")] = 1,
     failed: Annotated[
@@ -77,13 +81,16 @@ def fit(
     store = sp.Simulations.open(simulations)
     chosen: dict[str, Any] = {"epochs": epochs, "max_seconds": max_seconds}
     config = {"config": TrainConfig(**given)} if (given := _given(chosen)) else {}
-    how = _given({"model": model, "embedding": embedding, "ensemble": ensemble if ensemble != 1 else None})
+    encoder = _embedding(embedding or [])
+    how = _given({"model": model, "embedding": encoder, "ensemble": ensemble if ensemble != 1 else None})
     if method is Method.NRE and "ensemble" in how:
         raise sp.UsageError("--ensemble: a ratio has none; use --method npe or nle")
     estimator = {Method.NPE: sp.NPE, Method.NLE: sp.NLE, Method.NRE: sp.NRE}[method]
-    posterior = estimator(store.parameters, device=device, **how, **config).fit(
-        store, failed=failed.value, seed=seed, progress=output.progress
-    )
+    made = estimator(store.parameters, device=device, **how, **config)
+    try:
+        posterior = made.fit(store, failed=failed.value, seed=seed, progress=output.progress)
+    except sp.NonFiniteError as error:
+        raise sp.NonFiniteError(str(error).replace("failed='correct'", "--failed correct")) from error
     posterior.save(out)
     training = posterior.provenance["training"]
     found = posterior.provenance
@@ -100,6 +107,20 @@ def fit(
         epochs=len(training["train_loss"]),
         **quality,
     )
+
+
+def _embedding(given: list[str]) -> str | dict[str, str] | None:
+    """The name of an encoder, or those of named observations."""
+    from sbi_physics.core.errors import UsageError
+
+    named = dict(one.split("=", 1) for one in given if "=" in one)
+    if len(named) == len(given):
+        return named or None
+    if len(given) > 1:
+        raise UsageError(
+            f"--embedding: expected one encoder, or NAME=ENCODER for each observation; got {', '.join(given)}"
+        )
+    return given[0]
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +152,8 @@ def sample(
     samples = posterior.sample(n, _observation(observation), seed=seed)
     if samples.values.ndim != 2:
         raise sp.ShapeError(
-            f"observation: expected one of shape {posterior.x_shape}, got {len(samples.values)} of them"
+            f"observation: expected one of shape {posterior.x_shape}, got {len(samples.values)} of them; leave out "
+            "rows that are no data, as numbers of bins"
         )
     write_samples(out, {"posterior": samples})
     if plot is not None:
@@ -230,16 +252,18 @@ def compare(
 def _observation(source: str) -> Any:
     """Read an observation from a file, or take that of a simulator."""
     from sbi_physics.simulation.resolve import resolve_simulator
-    from sbi_physics.store.observation import read_array
+    from sbi_physics.store.observation import read_data
 
     path = Path(source)
-    if path.suffix in (".npy", ".csv", ".txt") or path.is_file():
-        return read_array(path)
+    if path.suffix in (".npy", ".npz", ".csv", ".txt") or path.is_file():
+        return read_data(path)
     with foreign_code():
         simulator = resolve_simulator(source)
     observed = getattr(simulator, "observed", None)
     if observed is None:
         from sbi_physics.core.errors import UsageError
 
-        raise UsageError(f"observation: the simulator {source!r} carries no data; expected a .npy, .csv or .txt file")
+        raise UsageError(
+            f"observation: the simulator {source!r} carries no data; expected a .npy, .npz, .csv or .txt file"
+        )
     return observed

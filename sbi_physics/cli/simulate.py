@@ -12,7 +12,10 @@ __all__ = ["simulate"]
 
 def simulate(
     simulator: Annotated[
-        str, typer.Argument(help="A name from `sbi-physics doctor`, path/file.py:Class or path/program.toml.")
+        str,
+        typer.Argument(
+            help="A name from `sbi-physics doctor`, path/file.py:Class, path/program.toml or surrogate.safetensors."
+        ),
     ],
     n: Annotated[int, typer.Option("-n", help="Number of simulations.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="HDF5 file to write.")],

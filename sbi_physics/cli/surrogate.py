@@ -54,7 +54,7 @@ def fit(
     model: Annotated[
         str,
         typer.Option(
-            help="flow, diffusion, consistency, vae, gan, autoregressive, energy, mixture, kernel, or a flow's name."
+            help="flow, vae, gan, diffusion, consistency, autoregressive, energy, mixture, kernel, or a flow's name."
         ),
     ] = "flow",
     calorimeter: Annotated[
@@ -158,6 +158,9 @@ def sample(
     like: Annotated[
         Path | None, typer.Option(help="Take the parameters of the first n events of this file; else the prior.")
     ] = None,
+    at: Annotated[
+        list[str] | None, typer.Option("--at", help="NAME=VALUE of a parameter, once for each: all events there.")
+    ] = None,
     form: Annotated[
         Format | None,
         typer.Option("--format", help="Of the file; calochallenge by default for showers in a file *.hdf5."),
@@ -179,7 +182,9 @@ def sample(
     output = Output(json, quiet)
     check_hdf5_name(out)
     surrogate = _surrogate(model, device)
-    theta = None if like is None else _parameters_like(like, n)
+    if like is not None and at:
+        raise sp.UsageError("--at: expected --like or --at, got both")
+    theta = _parameters_like(like, n) if like is not None else _parameters_at(surrogate, at, n) if at else None
     if form is None and out.suffix == ".hdf5" and isinstance(surrogate.chain.preprocessing, Showers):
         form = Format.CALOCHALLENGE
     run = simulate_showers if form is Format.CALOCHALLENGE else sp.simulate
@@ -295,6 +300,27 @@ def _parameters_like(path: Path, n: int) -> "Tensor":
         if rows >= n:
             return torch.cat(parts)[:n]
     raise sp.UsageError(f"{path}: expected at least n = {n} events, got {rows}")
+
+
+def _parameters_at(surrogate: "Surrogate", at: list[str], n: int) -> "Tensor":
+    """One theta n times, of all parameters as ``NAME=VALUE``."""
+    import torch
+
+    import sbi_physics as sp
+
+    given: dict[str, float] = {}
+    names = surrogate.parameters.names
+    for one in at:
+        name, _, value = one.partition("=")
+        if name not in names or name in given:
+            raise sp.UsageError(f"--at: expected NAME=VALUE once for each of {', '.join(names)}; got {one!r}")
+        try:
+            given[name] = float(value)
+        except ValueError:
+            raise sp.UsageError(f"--at: expected a number for {name}, got {value!r}") from None
+    if missing := [name for name in names if name not in given]:
+        raise sp.UsageError(f"--at: expected a value of each parameter, got none of {', '.join(missing)}")
+    return torch.tensor([given[name] for name in names], dtype=torch.float32).expand(n, -1)
 
 
 def _surrogate(path: Path, device: str) -> "Surrogate":

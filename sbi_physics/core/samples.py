@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbi_physics.core.checks import positive_integer
+from sbi_physics.core.checks import as_tensor, positive_integer
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import numpy_generator
@@ -36,8 +36,8 @@ class Samples:
     """Draws of P named parameters.
 
     Attributes:
-        values: ``(n, P)``, or ``(B, n, P)`` for B separate observations.
-        names: P names.
+        values: ``(n, P)``, or ``(B, n, P)`` for B separate observations; arrays become tensors.
+        names: P names; of `Parameters` in hand, `Samples.of` takes these and all else.
         units: P astropy unit strings, empty for pure numbers.
         labels: P LaTeX labels.
         log_weights: ``(n,)`` or ``(B, n)`` natural logarithms of importance weights up to a constant; None when equal.
@@ -71,6 +71,9 @@ class Samples:
         return f"Samples({count} {weighted}draws: {', '.join(columns)})"
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, Parameters):
+            raise UsageError("names: expected names, got Parameters; write Samples.of(values, parameters)")
+        object.__setattr__(self, "values", as_tensor(self.values, "values", dtype=None))
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "units", tuple(self.units) or ("",) * len(self.names))
         object.__setattr__(self, "labels", tuple(self.labels) or self.names)

@@ -59,6 +59,13 @@ class CalibrationReport:
         return all(check.passed for check in self.checks.values())
 
     @property
+    def conservative(self) -> bool:
+        """Whether checks flunk, and all of them because regions are wider than they need be."""
+        joint = () if self.highest_density is None else self.highest_density.kinds
+        kinds = {*self.sbc.kinds, *self.coverage.kinds, self.tarp.kind, *joint}
+        return kinds - {"calibrated"} == {"under-confident"}
+
+    @property
     def verdict(self) -> str:
         """What the checks that flunk say, or that all pass."""
         if self.passed:

@@ -75,15 +75,20 @@ class Coverage:
         if self.passed:
             text = f"calibrated: smallest p-value {float(self.p_values.min()):.2g} over {n} simulations"
         else:
-            wrong = (self.p_values < self.level / len(self.names)).nonzero()[:, 0]
-            text = "; ".join(self._sentence(i) for i in wrong.tolist())
+            text = "; ".join(self._sentence(i) for i, kind in enumerate(self.kinds) if kind != "calibrated")
         return text + left_out(self.failed)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """For each of the K ``calibrated``, ``over-confident`` or ``under-confident``."""
+        wrong = self.p_values < self.level / len(self.names)
+        sides = ["over-confident" if mean > 0.5 else "under-confident" for mean in self.credibility.mean(0).tolist()]
+        return tuple(side if wrong[i] else "calibrated" for i, side in enumerate(sides))
 
     def _sentence(self, i: int) -> str:
         inside = (self.credibility[:, i] <= ONE_SIGMA).double().mean()
         error = 100 * float(binomial_error(inside, len(self.credibility)))
-        kind = "over-confident" if float(self.credibility[:, i].mean()) > 0.5 else "under-confident"
-        return f"{kind} in {self.names[i]}: 68 % regions cover {100 * float(inside):.0f} ± {error:.0f} %"
+        return f"{self.kinds[i]} in {self.names[i]}: 68 % regions cover {100 * float(inside):.0f} ± {error:.0f} %"
 
 
 def expected_coverage(

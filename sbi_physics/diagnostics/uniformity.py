@@ -12,6 +12,7 @@ from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.random import seeded
 
 __all__ = [
+    "LEAST_PAIRS",
     "LEVELS",
     "ONE_SIGMA",
     "binomial_error",
@@ -24,6 +25,7 @@ __all__ = [
     "spread_ranks",
 ]
 
+LEAST_PAIRS = 10
 ONE_SIGMA = 0.6826894921370859
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
@@ -41,8 +43,8 @@ def checked_pairs(samples: Any, theta: Any) -> tuple[Tensor, Tensor]:
         raise ShapeError(
             f"expected samples (N, L, P) and theta (N, P), got {tuple(draws.shape)} and {tuple(truth.shape)}"
         )
-    if len(truth) < 10:
-        raise ShapeError(f"theta: expected at least 10 pairs to judge calibration, got {len(truth)}")
+    if len(truth) < LEAST_PAIRS:
+        raise ShapeError(f"theta: expected at least {LEAST_PAIRS} pairs to judge calibration, got {len(truth)}")
     return finite(draws, "samples"), finite(truth, "theta")
 
 

@@ -121,4 +121,7 @@ class Evaluations:
                 value = self._function(points)
             return torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).double()
         except Exception as error:
-            raise SimulationError(f"integrand: it raised {type(error).__name__}: {error}") from error
+            raise SimulationError(
+                f"integrand: it raised {type(error).__name__}: {error}; it was called with points "
+                f"{tuple(points.shape)}, one in each row"
+            ) from error

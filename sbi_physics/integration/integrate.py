@@ -72,14 +72,20 @@ class Estimate:
     _non_finite: NonFinite = field(repr=False)
     _run: Adaptation = field(repr=False)
 
-    def __str__(self) -> str:
-        lines = [f"{'round':>5} {'map':<9} {'calls':>10} {'value':>14} {'error':>10}"]
+    @property
+    def history(self) -> str:
+        """A line for the search for peaks, where there was one, and for each round."""
+        lines = [f"{'round':>6} {'map':<9} {'calls':>10} {'value':>14} {'error':>10}"]
+        if (search := self.calls - sum(each.calls for each in self.rounds)) > 0:
+            lines.append(f"{'search':>6} {'':<9} {search:>10}")
         for i, (each, kind) in enumerate(zip(self.rounds, self.kinds, strict=True), 1):
-            lines.append(f"{i:>5} {kind:<9} {each.calls:>10} {each.value:>14.8g} {each.error:>10.2g}")
-        lines.append(
-            f"{self.value:.8g} +- {self.error:.2g}, chi2 {self.chi2:.1f} for {self.degrees}, {self.calls} calls"
-        )
-        return "\n".join([*lines, self.verdict])
+            lines.append(f"{i:>6} {kind:<9} {each.calls:>10} {each.value:>14.8g} {each.error:>10.2g}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        freedom = f"{self.degrees} degree{'' if self.degrees == 1 else 's'} of freedom"
+        value = f"{self.value:.8g} +- {self.error:.2g}, chi2 {self.chi2:.1f} for {freedom}, {self.calls} calls"
+        return "\n".join([self.history, value, self.verdict])
 
     def for_events(self, *, progress: bool = False) -> "Estimate":
         """The same with a proposal for unweighted events: the largest weights are small, rather than the variance.

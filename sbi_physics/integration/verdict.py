@@ -45,7 +45,9 @@ def objections(
     found = []
     effective, shape = weight_tail(weights)
     if wanted is not None and combination.error > wanted:
-        found.append(f"the budget ended at an error of {combination.error:.2g}, {wanted:.2g} was asked for")
+        found.append(
+            f"the error is {combination.error:.2g} and {wanted:.2g} was asked for: the budget of calls or seconds ended"
+        )
     p_value = float(chi2_distribution.sf(combination.chi2, combination.degrees)) if combination.degrees else 1.0
     if p_value < _LEAST_P:
         found.append(

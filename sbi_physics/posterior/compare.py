@@ -12,6 +12,7 @@ import torch
 
 from sbi_physics.core.checks import positive_integer
 from sbi_physics.core.errors import ConvergenceError, ShapeError, UsageError
+from sbi_physics.core.progress import progress_bar
 from sbi_physics.core.protocols import Simulator, TractableSimulator
 from sbi_physics.core.random import derive
 from sbi_physics.core.resources import cores
@@ -127,10 +128,11 @@ def compare(
     )
     reference = chain.resample(n, seed=derive(seed, "thin"), replace=False)
     began = time.monotonic()
-    distances = {
-        name: c2st(reference.values, s.values, workers=min(5, cores()))
-        for name, s in (("npe", npe), ("corrected", corrected))
-    }
+    distances = {}
+    with progress_bar(2, "classifiers tell draws apart", enabled=progress) as advance:
+        for name, draws in (("npe", npe), ("corrected", corrected)):
+            distances[name] = c2st(reference.values, draws.values, workers=min(5, cores()))
+            advance()
     costs = {"sample": npe.cost, "correct": weighted.cost, "mcmc": chain.cost}
     return Comparison(
         {"npe": npe, "corrected": corrected, "mcmc": reference},

@@ -70,8 +70,11 @@ def read_observation(
         x = x.unsqueeze(0)
     elif not (x.ndim == len(shape) + 1 and tuple(x.shape[1:]) == shape and len(x)):
         several = ", ".join(map(str, shape))
+        columns = x.ndim == len(shape) + 1 and tuple(x.shape[:-1]) == shape
+        hint = f"; give the one of its {x.shape[-1]} columns that simulations are like" if columns else ""
         raise ShapeError(
-            f"x_obs: expected shape {shape} as in training, or (m, {several}) for m observations, got {tuple(x.shape)}"
+            f"x_obs: expected shape {shape} as in training, or (m, {several}) for m observations, got "
+            f"{tuple(x.shape)}{hint}"
         )
     if not (accepts_missing(encoder) and bool(valid_rows(x, missing=True).all())):
         finite(x, "x_obs", _REPAIR)

@@ -44,6 +44,11 @@ def corner(
     import corner as corner_package
 
     sets = list(samples.values()) if isinstance(samples, Mapping) else [samples, *more]
+    for one in sets:
+        if not isinstance(one, Samples):
+            raise UsageError(
+                f"corner: expected Samples, got {type(one).__name__}; sp.Samples(array, names) makes them of an array"
+            )
     legend = list(names) if names is not None else (list(samples) if isinstance(samples, Mapping) else [])
     if not sets or any(one.names != sets[0].names or one.values.ndim != 2 for one in sets):
         raise UsageError("corner: expected at least one set of draws of one observation, all of the same parameters")

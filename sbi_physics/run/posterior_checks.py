@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sbi_physics.core.random import derive
-from sbi_physics.diagnostics.calibration_report import calibrate
+from sbi_physics.diagnostics.calibration_report import CalibrationReport, calibrate
 from sbi_physics.diagnostics.predictive import predictive_check
 from sbi_physics.report.calibration_figures import calibration
 from sbi_physics.report.diagnostic_figures import predictive
@@ -52,7 +52,10 @@ def calibrate_stage(analysis: Analysis, source: Source, last: int) -> Stage:
             progress=work.progress,
         )
         findings = Findings(work.folder, "calibrate")
-        findings.verdict("good" if report.passed else "bad", f"Calibration of the network: {report.verdict}.")
+        findings.verdict(
+            "good" if report.passed else "warning" if report.conservative else "bad",
+            f"Calibration of the network: {report.verdict}.{_advice(report)}",
+        )
         section = findings.section("Calibration")
         ranks = report.sbc
         columns = zip(ranks.names, ranks.p_values.tolist(), ranks.coverage_68.tolist(), ranks.verdicts, strict=True)
@@ -81,6 +84,15 @@ def calibrate_stage(analysis: Analysis, source: Source, last: int) -> Stage:
     settings = {"draws": part.calibration_draws, "level": part.level, "device": device, "held_out": last}
     inputs = ("fit",) if last else ("fit", "fresh")
     return Stage("calibrate", make, settings, inputs, analysis.seed("calibrate"), source.files if last else {})
+
+
+def _advice(report: CalibrationReport) -> str:
+    """What to do about a calibration that is off, in one sentence."""
+    if report.passed:
+        return ""
+    if report.conservative:
+        return " Intervals are wider than they need be: they hold the truth, and more simulations would narrow them."
+    return " Do not report its intervals: take more simulations, method.ensemble = 8, or another method.model."
 
 
 def predict_stage(analysis: Analysis, source: Source, made: Sequence[str]) -> Stage:

@@ -17,7 +17,7 @@ from sbi_physics.run.findings import Findings
 from sbi_physics.run.sources import Source
 from sbi_physics.run.stages import Stage, Work
 from sbi_physics.simulation.run import simulate
-from sbi_physics.store.observation import read_array
+from sbi_physics.store.observation import read_data
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.train.encoding import choose_encoder, first_row
 from sbi_physics.train.pairs import observables
@@ -47,7 +47,7 @@ class Observed:
     """
 
     x: Any
-    truth: np.ndarray[Any, Any] | None
+    truth: np.ndarray[Any, Any] | None = None
 
 
 def observe_stage(analysis: Analysis, source: Source) -> Stage:
@@ -62,7 +62,7 @@ def observe_stage(analysis: Analysis, source: Source) -> Stage:
     settings: dict[str, Any] = {"observation": part.model_dump()}
     if part.file is not None:
         path = analysis.existing(part.file, "observation", "file")
-        return Stage("observe", lambda work: _keep(work, read_array(path), None), settings, files={path.name: path})
+        return Stage("observe", lambda work: _keep(work, read_data(path), None), settings, files={path.name: path})
     simulator = source.simulator
     if simulator is None:
         raise analysis.error(["observation"], "expected a file, as there is no simulator")
@@ -136,7 +136,7 @@ def check_observed(observed: Observed, simulations: Simulations, embedding: Any,
     if found.batched:
         raise ShapeError(
             f"expected one of shape {shape}, got {len(found.x)}; say observation.independent = true where they are "
-            "independent observations of one theta"
+            "independent observations of one theta, and leave out rows that are no data, as numbers of bins"
         )
 
 

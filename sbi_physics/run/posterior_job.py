@@ -8,6 +8,7 @@
 inference fits to the observation, and needs no simulations.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from sbi_physics.core.random import derive
+from sbi_physics.diagnostics.uniformity import LEAST_PAIRS
 from sbi_physics.models.build import known_options, training_settings
 from sbi_physics.posterior.build import RATIO_OPTIONS
 from sbi_physics.posterior.nle import NLE
@@ -24,11 +26,11 @@ from sbi_physics.posterior.posterior import Posterior
 from sbi_physics.posterior.variational import VI
 from sbi_physics.report.figures import losses
 from sbi_physics.run.analysis import Analysis
-from sbi_physics.run.configuration import PosteriorConfig
 from sbi_physics.run.findings import Findings, without_seconds
 from sbi_physics.run.posterior_checks import calibrate_stage, predict_stage
 from sbi_physics.run.posterior_data import (
     SIMULATIONS_FILE,
+    Observed,
     check_observed,
     first_and_last,
     observe_stage,
@@ -39,6 +41,7 @@ from sbi_physics.run.posterior_draws import correct_stage, reference_stage, samp
 from sbi_physics.run.prior_table import prior_table, unlike_prior
 from sbi_physics.run.sources import Source, source_of
 from sbi_physics.run.stages import Stage, Work
+from sbi_physics.store.observation import read_data
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.encoding import FLAT
@@ -48,6 +51,7 @@ __all__ = ["POSTERIOR_FILE", "posterior_stages"]
 POSTERIOR_FILE = "posterior.safetensors"
 # What the classes of posteriors take where nothing is said.
 _NRE_TRAINING = {"epochs": 40}
+_HELD_OUT_SHARE = 5
 
 
 def posterior_stages(analysis: Analysis) -> list[Stage]:
@@ -58,19 +62,21 @@ def posterior_stages(analysis: Analysis) -> list[Stage]:
     """
     config: Any = analysis.config
     source = source_of(analysis)
-    observe = observe_stage(analysis, source)
-    stages = [observe]
+    stages = [observe_stage(analysis, source)]
     if config.method.name == "vi":
         stages.append(_variational_stage(analysis, source))
     else:
         calibrated = config.diagnostics.calibration
+        last = _held_out(analysis, source)
         if source.simulations is None:
             stages.append(simulate_stage(analysis, source, "simulate", config.budget.simulations, "to learn from"))
         if calibrated and source.simulator is not None:
             stages.append(simulate_stage(analysis, source, "fresh", config.budget.calibration, "to check with"))
-        stages.append(_fit_stage(analysis, source))
+        fit = _fit_stage(analysis, source, last)
+        stages[0] = replace(stages[0], check=fit.check)
+        stages.append(fit)
         if calibrated:
-            stages.append(calibrate_stage(analysis, source, held_out(config, source)))
+            stages.append(calibrate_stage(analysis, source, last))
     stages.append(sample_stage(analysis))
     stages += [stage for stage in (correct_stage(analysis, source), reference_stage(analysis, source)) if stage]
     if config.diagnostics.predictive and source.simulator is not None and not config.observation.independent:
@@ -78,30 +84,41 @@ def posterior_stages(analysis: Analysis) -> list[Stage]:
     return stages
 
 
-def held_out(config: PosteriorConfig, source: Source) -> int:
+def _held_out(analysis: Analysis, source: Source) -> int:
     """Rows at the end of a file of simulations that are there to check with; none where there is a simulator."""
+    config: Any = analysis.config
     if source.simulations is None or source.simulator is not None or not config.diagnostics.calibration:
         return 0
-    return min(config.budget.calibration, len(source.simulations) // 5)
+    rows = len(source.simulations)
+    last: int = min(config.budget.calibration, rows // _HELD_OUT_SHARE)
+    if last < LEAST_PAIRS:
+        raise analysis.error(
+            ["diagnostics", "calibration"],
+            f"expected at least {LEAST_PAIRS} simulations to check with, got {last} (budget.calibration, and a fifth "
+            f"of {rows} at most); say false to go without",
+        )
+    return last
 
 
-def _fit_stage(analysis: Analysis, source: Source) -> Stage:
+def _fit_stage(analysis: Analysis, source: Source, last: int) -> Stage:
     config: Any = analysis.config
-    method, last = config.method, held_out(config, source)
+    method = config.method
     estimator = _estimator(analysis, source)
 
-    def stored(simulated: Path) -> Simulations:
-        return source.simulations or Simulations.open(simulated / SIMULATIONS_FILE)
+    def stored(made: Mapping[str, Path]) -> Simulations:
+        return source.simulations or Simulations.open(made["simulate"] / SIMULATIONS_FILE)
 
-    def check(folder: Path) -> None:
-        joined, iid = method.name != "npe", config.observation.independent
-        embedding = getattr(estimator, "embedding", FLAT)
-        with analysis.blaming("observation", *(["file"] if config.observation.file is not None else [])):
-            observed = read_observed(folder / "observe")
-            check_observed(observed, stored(folder / "simulate"), embedding, joined=joined, iid=iid)
+    def check(made: Mapping[str, Path]) -> None:
+        file, embedding = config.observation.file, getattr(estimator, "embedding", FLAT)
+        if (source.simulations is None and "simulate" not in made) or (file is None and "observe" not in made):
+            return
+        with analysis.blaming("observation", *([] if file is None else ["file"])):
+            observed = read_observed(made["observe"]) if file is None else Observed(read_data(analysis.resolve(file)))
+            joined, iid = method.name != "npe", config.observation.independent
+            check_observed(observed, stored(made), embedding, joined=joined, iid=iid)
 
     def make(work: Work) -> None:
-        store = stored(work.inputs.get("simulate", Path()))
+        store = stored(work.inputs)
         if last:
             store, _ = first_and_last(store, last)
         posterior = estimator.fit(

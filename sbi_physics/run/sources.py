@@ -20,6 +20,7 @@ from sbi_physics.store.tables import read_table
 __all__ = ["Source", "code_files", "local_spec", "source_of"]
 
 _USER = "sbi_physics_user_"
+_FILES = (".toml", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Source:
 
 
 def local_spec(analysis: Analysis, spec: str) -> str:
-    """A name, or ``file.py:Name`` with the path of the file that it stands for."""
+    """A name, or ``file.py:Name``, ``program.toml`` or a file of a model with the path that it stands for."""
+    if spec.endswith(_FILES):
+        return str(analysis.resolve(spec))
     path, colon, name = spec.rpartition(":")
     return f"{analysis.resolve(path)}:{name}" if colon and path.endswith(".py") else spec
 

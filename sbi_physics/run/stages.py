@@ -70,8 +70,8 @@ class Stage:
         inputs: names of the stages that it reads.
         seed: of everything random in it.
         files: files of the user that it reads, by the names under which they are recorded.
-        check: looks at what other stages made in the folder of the run before the work begins, for what would be
-            found out too late; it decides nothing of what comes out.
+        check: is given the folders of the stages that are made and stand, by name, before the work begins, and looks
+            for what would be found out too late; it decides nothing of what comes out.
         scratch: patterns of files in the folder that are there to go on from, and go when it is whole.
         format: raised whenever what the stage writes changes.
     """
@@ -82,7 +82,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     seed: int = 0
     files: Mapping[str, Path] = field(default_factory=dict)
-    check: Callable[[Path], None] | None = None
+    check: Callable[[Mapping[str, Path]], None] | None = None
     scratch: tuple[str, ...] = ()
     format: int = 1
 
@@ -143,11 +143,19 @@ class Engine:
             self.keys[stage.name] = digest_of(self.identities[stage.name])
 
     def plan(self) -> list[Step]:
-        """What would be done, and why."""
+        """What would be done, and why.
+
+        Raises:
+            SBIPhysicsError: what is there already shows that it would fail.
+        """
         steps: list[Step] = []
         for stage in self.stages:
             reason, record = self._reason(stage)
             steps.append(Step(stage.name, "to do" if reason else "done", reason, record.seconds if record else None))
+        standing = {step.name: self.folder / step.name for step in steps if step.status == "done"}
+        for stage in self.stages:
+            if stage.check is not None and stage.name not in standing:
+                stage.check(standing)
         return steps
 
     def run(self) -> list[Step]:
@@ -201,7 +209,7 @@ class Engine:
 
     def _make(self, stage: Stage, memory: dict[str, Any]) -> Record:
         if stage.check is not None:
-            stage.check(self.folder)
+            stage.check({one.name: self.folder / one.name for one in self.stages if not self._reason(one)[0]})
         partial = self._partial(stage)
         resumed = partial.exists()
         try:

@@ -80,7 +80,8 @@ def mcmc(
         calls += len(points)
         with torch.no_grad():
             theta = torch.as_tensor(points, dtype=torch.float64, device=where)
-            value = log_prob(theta).double()
+            # A density in NumPy is as good as one in torch.
+            value = as_tensor(log_prob(theta), "log_prob", dtype=torch.float64).to(where)
             # NaN never moves a walker: emcee would stop, and the caller may return it outside the support.
             value = torch.where(torch.isnan(value), -torch.inf, value)
             return checked_log_density(value, theta, "log_prob").cpu().numpy()

@@ -155,10 +155,12 @@ class Pool:
                 worker.send(self._waiting.popleft(), self._timeout)
 
     def _listen(self, i: int, worker: _Worker) -> list[tuple[Call, Answer]]:
-        try:
-            kind, *content = worker.pipe.recv()
-        except (EOFError, OSError):
+        message: tuple[Any, ...] = ()
+        with suppress(EOFError, OSError):
+            message = worker.pipe.recv()
+        if not message:
             return self._dead(i, worker)
+        kind, *content = message
         if kind == "unwritten":
             raise StoreError(content[0])
         if kind == "refused":

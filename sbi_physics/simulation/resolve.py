@@ -1,14 +1,16 @@
 """From what the user names to a simulator.
 
 A simulator can be given as an object, as the name of an entry point of the group ``sbi_physics.simulators`` (which
-any package can add to), as ``path/file.toml`` that describes a program (see `executable`), or as
-``path/file.py:Name``.  What stands there may be the simulator, a class of simulators, or
-a function without arguments that makes one.  A file is loaded as a module with a name of its own, made from its path,
-which worker processes use to load it again.
+any package can add to), as ``path/file.toml`` that describes a program (see `executable`), as
+``path/surrogate.safetensors`` or another file that an entry point of the group ``sbi_physics.simulator_files`` reads,
+or as ``path/file.py:Name``.  What stands there may be the simulator, a class of simulators, or a function without
+arguments that makes one.  A Python file is loaded as a module with a name of its own, made from its
+path, which worker processes use to load it again.
 """
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -23,6 +25,7 @@ from sbi_physics.simulation.executable import ExecutableSimulator
 __all__ = ["available_simulators", "load_file", "resolve_simulator", "simulator_name", "user_files"]
 
 _GROUP = "sbi_physics.simulators"
+_FILES = "sbi_physics.simulator_files"
 _PREFIX = "sbi_physics_user_"
 
 
@@ -35,7 +38,8 @@ def resolve_simulator(spec: Any) -> Simulator:
     """Return the simulator that `spec` names.
 
     Args:
-        spec: a simulator, the name of an installed one, ``"path/file.py:Name"``, or ``"path/program.toml"``.
+        spec: a simulator, the name of an installed one, ``"path/file.py:Name"``, ``"path/program.toml"`` or
+            ``"path/surrogate.safetensors"``.
 
     Raises:
         UsageError: there is nothing of that name, it cannot be loaded, or it is no simulator.
@@ -46,6 +50,9 @@ def resolve_simulator(spec: Any) -> Simulator:
         )
     if spec.endswith(".toml"):
         return ExecutableSimulator(spec)
+    for entry in entry_points(group=_FILES):
+        if spec.endswith(f".{entry.name}"):
+            return _checked(_loaded(entry)(spec), spec)
     path, colon, name = spec.rpartition(":")
     if colon and path.endswith(".py"):
         module = load_file(Path(path), _module_name(Path(path)))
@@ -53,7 +60,10 @@ def resolve_simulator(spec: Any) -> Simulator:
     entries = [entry for entry in entry_points(group=_GROUP) if entry.name == spec]
     if not entries:
         names = ", ".join(available_simulators()) or "none installed"
-        raise UsageError(f"simulator: expected a name ({names}), path/file.py:Class or path/program.toml, got {spec!r}")
+        raise UsageError(
+            f"simulator: expected a name ({names}), path/file.py:Class, path/program.toml or "
+            f"path/surrogate.safetensors, got {spec!r}"
+        )
     return _made(_loaded(entries[0]), spec)
 
 
@@ -76,6 +86,12 @@ def _from_module(module: ModuleType, path: str, name: str, spec: str) -> Simulat
 def _made(target: Any, spec: str) -> Simulator:
     """The simulator itself, from an instance, a class or a function that makes one."""
     if isinstance(target, type) or (callable(target) and not hasattr(target, "parameters")):
+        if inspect.isfunction(target) and (needed := _needed(target)):
+            raise UsageError(
+                f"simulator {spec}: {target.__name__} needs {', '.join(needed)}; expected a function without arguments "
+                "that makes a simulator, or one of (theta, seed) with an attribute 'parameters' of type "
+                "sbi_physics.Parameters"
+            )
         try:
             target = target()
         except SBIPhysicsError:
@@ -84,6 +100,13 @@ def _made(target: Any, spec: str) -> Simulator:
             detail = " ".join(str(error).split())
             raise UsageError(f"simulator {spec}: cannot be made: {type(error).__name__}: {detail}") from error
     return _checked(target, spec)
+
+
+def _needed(function: Any) -> list[str]:
+    """The arguments without which a function cannot be called."""
+    fixed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = inspect.signature(function).parameters.values()
+    return [one.name for one in found if one.default is one.empty and one.kind not in fixed]
 
 
 def _checked(simulator: Any, what: str) -> Simulator:

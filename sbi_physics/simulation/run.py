@@ -71,8 +71,9 @@ def simulate(
     error; it never stops the run.
 
     Args:
-        simulator: a simulator, the name of an installed one, or ``"path/file.py:Class"``.  It may have an attribute
-            ``rows_at_once``, how many rows it makes best in one call, and ``device``, where it computes.
+        simulator: a simulator, the name of an installed one, ``"path/file.py:Class"``, ``"path/program.toml"`` or
+            ``"path/surrogate.safetensors"``.  It may have an attribute ``rows_at_once``, how many rows it makes best in
+            one call, and ``device``, where it computes.
         n: number of rows.
         out: HDF5 file to write; a run that was killed is taken up where it stood, a finished one is opened.  None
             keeps the result in memory.
@@ -99,7 +100,8 @@ def simulate(
         SimulationError: the scheduler of the cluster is gone, or its tasks fail; what is written is kept.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise UsageError("a worker process is running the script again; call simulate under if __name__ == '__main__'")
+        # Not an error with a traceback: who started the worker says what is wrong.
+        raise SystemExit("a worker process runs the script again; call simulate under if __name__ == '__main__'")
     if cluster is not None and workers is not None:
         raise UsageError("workers: a cluster has its own; give either workers or cluster")
     workers = None if workers is None else positive_integer(workers, "workers")
@@ -209,6 +211,8 @@ def _warned(simulations: Simulations, model: Simulator) -> Simulations:
     if not good:
         first = next(iter(simulations.errors.items()), None)
         reason = f"; row {first[0]}: {first[1]}" if first else ""
+        if "values to unpack" in reason:
+            reason += "; theta has one row for each simulation: theta.unbind(-1) gives its columns"
         _log.warning("none of %d simulations succeeded%s", len(simulations), reason)
     return simulations
 

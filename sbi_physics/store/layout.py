@@ -37,6 +37,7 @@ __all__ = [
     "FORMAT",
     "LIBVER",
     "SCHEMA",
+    "TEXT_AND_TABLES",
     "Header",
     "Rows",
     "Status",
@@ -56,7 +57,7 @@ LIBVER = ("v110", "v110")
 
 _TEXT = h5py.string_dtype("utf-8", 300)
 _OF_TABLES = "; of arrays of your own sp.Simulations.from_arrays(theta, x, parameters).save('own.h5') makes one"
-_TABLES = (".csv", ".txt", ".npy", ".npz", ".parquet", ".root")
+TEXT_AND_TABLES = (".csv", ".tsv", ".txt", ".dat", ".npy", ".npz", ".parquet", ".root")
 _EXPECTED = f"simulations ({FORMAT})"
 _CHUNK_BYTES = 2**18
 _SLAB_BYTES = 2**21
@@ -318,7 +319,7 @@ def opened(path: Path, expected: str = _EXPECTED) -> Iterator[h5py.File]:
         if not path.stat().st_size:
             raise StoreError(f"{path}: the file is empty; expected {expected}")
         if not h5py.is_hdf5(path):
-            hint = _OF_TABLES if expected == _EXPECTED and path.suffix.lower() in _TABLES else ""
+            hint = _OF_TABLES if expected == _EXPECTED and path.suffix.lower() in TEXT_AND_TABLES else ""
             raise StoreError(f"{path}: not an HDF5 file; expected {expected}{hint}")
         check_heaps(path)
         with h5py.File(path, "r", locking=False) as file:

@@ -4,7 +4,6 @@ Every reader takes the path, a function that chooses among the names it finds, t
 inside the file, and returns the columns that were chosen, unchecked.
 """
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +15,7 @@ import numpy as np
 
 from sbi_physics.core.errors import SBIPhysicsError, StoreError
 from sbi_physics.store.layout import opened
+from sbi_physics.store.text_tables import read_text
 
 __all__ = ["READERS", "damage"]
 
@@ -83,56 +83,9 @@ def _array(path: Path, array: Any, choose: Choose, names: Sequence[str] | None) 
     return {name: array[:, list(names).index(name)] for name in choose(names)}
 
 
-def _csv(path: Path, choose: Choose, names: Sequence[str] | None, where: str | None) -> Columns:
+def _text(path: Path, choose: Choose, names: Sequence[str] | None, where: str | None) -> Columns:
     with damage(path):
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            comment = ""
-            for line in stream:
-                if line.strip() and not line.lstrip().startswith("#"):
-                    break
-                comment = line.strip() or comment
-            else:
-                raise StoreError(f"{path}: there is no line of names in it")
-            header, rows = _header(path, line, comment, names)
-            wanted = choose(header)
-            rows += [line for line in stream if line.strip() and not line.lstrip().startswith("#")]
-        if not rows:
-            return {name: np.empty(0) for name in wanted}
-        cells = [header.index(name) for name in wanted]
-        values = np.loadtxt(rows, delimiter=",", quotechar='"', usecols=cells, ndmin=2)
-        return dict(zip(wanted, values.T, strict=True))
-
-
-def _header(path: Path, line: str, comment: str, names: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The names of the columns, and the first line where that is one of numbers.
-
-    Names are in the first line; else, where that has numbers only, in the comment above it (as `numpy.savetxt` writes
-    them), or those that the user gives.
-    """
-    first = _cells(line)
-    if all(map(_is_number, first)):
-        above = _cells(comment.lstrip("#"))
-        header = list(names) if names is not None else above
-        if len(header) == len(first) and len(set(header)) == len(header) and not any(map(_is_number, header)):
-            return header, [line]
-    elif len(set(first)) == len(first) and not any(map(_is_number, first)):
-        return first, []
-    raise StoreError(
-        f"{path}: expected a line of distinct names first, got {line.strip()[:80]!r}; "
-        "or name the columns by `names`, one for each"
-    )
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in next(csv.reader([line]), [])]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        return read_text(path, choose, names)
 
 
 def _parquet(path: Path, choose: Choose, names: Sequence[str] | None, where: str | None) -> Columns:
@@ -183,7 +136,10 @@ READERS: dict[str, Reader] = {
     ".hdf": _hdf5,
     ".npy": _npy,
     ".npz": _npz,
-    ".csv": _csv,
+    ".csv": _text,
+    ".txt": _text,
+    ".dat": _text,
+    ".tsv": _text,
     ".parquet": _parquet,
     ".pq": _parquet,
     ".root": _root,

@@ -8,8 +8,8 @@
 ``.h5 .hdf5 .hdf``          data sets of equal length; or one 2-D data set, or one of records; or what pandas
                             writes in its fixed format
 ``.npy .npz``               records, or a 2-D array; in an ``.npz`` also 1-D arrays of equal length
-``.csv``                    a line of names, then numbers; lines that begin with ``#`` are comments, and the names where
-                            there is no such line
+``.csv .tsv .txt .dat``     a line of names, then numbers, between commas, semicolons, tabs or white space; lines that
+                            begin with ``#`` are comments, and the names where there is no such line
 ``.parquet .pq``            needs pyarrow
 ``.root``                   a tree of flat branches, needs uproot
 ==========================  =======================================================================================
@@ -77,7 +77,7 @@ def read_table(
     Args:
         path: the file.
         columns: the names of those to read; all where None.
-        names: what to call the columns of a 2-D array, or of a ``.csv`` of numbers alone, which have no names.
+        names: what to call the columns of a 2-D array, or of a text of numbers alone, which have no names.
         where: the data set or group of an HDF5 file, the array of an ``.npz`` or the tree of a ROOT file; need not be
             said where there is only one.
         suffix: of the format, where that of the file does not say it.

@@ -75,9 +75,8 @@ def model_name(name: str) -> str:
     Raises:
         UsageError: there is no such model.
     """
-    full = ALIASES.get(name, name)
-    known_keys([full], [*known_models(), *GENERATORS], "model")
-    return full
+    known_keys([name], [*ALIASES, *known_models(), *GENERATORS], "model")
+    return ALIASES.get(name, name)
 
 
 def build_preprocessing(description: dict[str, Any], x_shape: Sequence[int], contexts: int) -> Preprocessing:

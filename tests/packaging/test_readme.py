@@ -47,7 +47,7 @@ def test_the_shell_example(folder):
 @pytest.mark.slow
 def test_the_python_examples(folder):
     scripts = [block for block in blocks("python") if not block.startswith("# decay.py")]
-    assert len(scripts) == 8
+    assert len(scripts) == 9
     output = run([sys.executable, "-W", "error", "-c", "\n".join(scripts)], folder).stdout
     assert "pareto_k" in output
 

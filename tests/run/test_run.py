@@ -255,14 +255,38 @@ def test_an_observation_that_does_not_fit_is_found_before_anything_is_trained(
     given = f'simulations = "{source}"\nobservation.file = "x.npy"\nobservation.independent = {independent}'
     path = tmp_path / "analysis.toml"
     path.write_text(posterior_text.replace('simulator = "line.py:Line"', given))
-    with pytest.raises(SBIPhysicsError, match=message):
-        run_analysis(path)
-    run = tmp_path / "analysis-run"
-    assert (run / "observe" / "stage.json").exists()
-    assert not (run / "fit").exists()
+    for dry in (True, False):
+        with pytest.raises(SBIPhysicsError, match=message):
+            run_analysis(path, dry_run=dry)
+    assert not list((tmp_path / "analysis-run").glob("*/stage.json"))
     np.save(tmp_path / "x.npy", np.array([0.1, 0.9, 2.2, 2.8]))
     steps = run_analysis(path, overrides=["observation.independent=false"]).steps
     assert next(step.reason for step in steps if step.name == "fit") == "not made yet"
+
+
+def test_a_new_observation_that_does_not_fit_is_found_where_the_network_is_there_already(copied):
+    (copied.parent / "x.txt").write_text("0.1 0.9 2.2\n")
+    simulator = 'simulator = "line.py:Line"'
+    copied.write_text(copied.read_text().replace(simulator, f'{simulator}\nobservation.file = "x.txt"'))
+    message = r"line \d+: observation.file: x_obs: expected shape \(4,\) .* got \(3,\)"
+    for dry in (True, False):
+        with pytest.raises(SBIPhysicsError, match=message):
+            run_analysis(copied, dry_run=dry)
+    (copied.parent / "x.txt").write_text("0.1 0.9 2.2 2.8\n")
+    made = [step.name for step in run_analysis(copied).steps if step.status == "made"]
+    assert made == ["observe", "sample", "correct", "predict", "report"]
+
+
+def test_too_few_rows_to_check_with_are_told_before_anything_is_trained(finished, tmp_path, posterior_text):
+    rows = sp.load(finished / "analysis-run" / "simulate" / "simulations.h5")
+    sp.Simulations.from_arrays(rows.theta[:40], rows.x[:40], rows.parameters).save(tmp_path / "few.h5")
+    np.save(tmp_path / "x.npy", np.array([0.1, 0.9, 2.2, 2.8]))
+    path = tmp_path / "analysis.toml"
+    given = 'simulations = "few.h5"\nobservation.file = "x.npy"'
+    path.write_text(posterior_text.replace('simulator = "line.py:Line"', given))
+    with pytest.raises(UsageError, match=r"diagnostics.calibration: expected at least 10 .* got 8 .*fifth of 40"):
+        run_analysis(path)
+    assert "fit" in planned(path, "diagnostics.calibration=false")
 
 
 def test_the_report_says_what_was_assumed(copied):

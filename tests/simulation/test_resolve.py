@@ -25,7 +25,8 @@ def test_installed_simulators_are_listed():
     [
         (
             "nothing_of_that_name",
-            r"expected a name \(.*two_moons.*\), path/file.py:Class or path/program.toml, got 'nothing_of_that_name'",
+            r"expected a name \(.*two_moons.*\), path/file.py:Class, path/program.toml or path/surrogate.safetensors, "
+            "got 'nothing_of_that_name'",
         ),
         ("missing.py:Good", "no such file"),
         ("{file}:Nothing", "has no 'Nothing'; it defines: .*Good"),
@@ -50,6 +51,24 @@ def test_a_file_that_does_not_run(tmp_path):
     path.write_text("def broken(:\n")
     with pytest.raises(UsageError, match="cannot be loaded: SyntaxError"):
         resolve_simulator(f"{path}:X")
+
+
+def test_a_function_without_parameters_is_told_what_it_lacks(tmp_path):
+    path = tmp_path / "model.py"
+    path.write_text("def decay(theta, *, seed):\n    return theta\n")
+    with pytest.raises(UsageError, match=r"decay needs theta, seed; expected .* with an attribute 'parameters'"):
+        resolve_simulator(f"{path}:decay")
+
+
+def test_columns_taken_for_rows_are_told(tmp_path, run, caplog):
+    path = tmp_path / "model.py"
+    path.write_text(
+        "import sbi_physics as sp\nfrom torch.distributions import Uniform\n"
+        "def model(theta, *, seed):\n    a, b = theta\n    return a\n"
+        "model.parameters = sp.Parameters([sp.Parameter(n, Uniform(0.0, 1.0)) for n in 'ab'])\n"
+    )
+    assert run(f"{path}:model", 8, workers=1).counts()["ok"] == 0
+    assert "theta.unbind(-1) gives its columns" in caplog.text
 
 
 def test_a_file_may_import_its_neighbours(tmp_path, user_file, run):

@@ -157,7 +157,7 @@ def test_unequal_lengths_are_told(tmp_path, file):
 @pytest.mark.parametrize("file", ["records.npy", "columns.npz", "plain.csv", "events.parquet"])
 def test_text_is_no_number(tmp_path, file):
     write(tmp_path / file, COLUMNS | {"run": np.array(["A"] * 20)})
-    with pytest.raises(StoreError, match=r"column 'run': expected one number|could not convert string 'A'"):
+    with pytest.raises(StoreError, match=r"column 'run': expected (one number|a number, got 'A')"):
         read_table(tmp_path / file)
     assert len(read_table(tmp_path / file, NAMES)) == 20
 
@@ -236,8 +236,10 @@ def test_a_library_that_is_not_installed_is_named(tmp_path, monkeypatch, suffix,
         ("# a,b,c\n1.0,2.0\n3.0,4.0\n", "expected a line of distinct names first, got '1.0,2.0'"),
         ("a,a\n3.0,4.0\n", "expected a line of distinct names first, got 'a,a'"),
         ("# only a comment\n", "there is no line of names in it"),
-        ("a,b\n1,2\n3\n", "cannot be read: "),
-        ("a,b\n1,2\n3,\n", "could not convert string ''"),
+        ("a,b\n1,2\n3\n", "a.csv, line 3: column 'b': expected 2 cells, one for each name, got 1"),
+        ("# c\n\na,b\n1,2\n3,\n", "a.csv, line 5: column 'b': expected a number, got an empty cell"),
+        ("a;b\n1;2\n3;4,5\n", "line 3: column 'b': expected a number, got '4,5'; decimals are written with a point"),
+        ("a b\n1 2\n3 x4\n", "expected a number, got '1 2'"),
     ],
 )
 def test_bad_text(tmp_path, content, message):
@@ -253,6 +255,19 @@ def test_text_of_other_programs_is_read(tmp_path):
     table = read_table(tmp_path / "a.csv")
     assert table.names == ("m [TeV]", "b")
     assert table["m [TeV]"].tolist() == [1.5, 3.5]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ".dat", ".tsv"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", " ", "   "])
+@pytest.mark.parametrize("comment", ["", "# "])
+def test_whatever_parts_the_cells(tmp_path, suffix, delimiter, comment):
+    lines = [["mass", "tau"], ["1.5", "-2e3"], ["3.5", "4"]]
+    path = tmp_path / f"a{suffix}"
+    path.write_text(comment + "\n".join(delimiter.join(line) for line in lines) + "\n")
+    table = read_table(path)
+    assert table.names == ("mass", "tau")
+    assert table.stack().tolist() == [[1.5, -2000.0], [3.5, 4.0]]
+    assert read_table(path, ["tau"])["tau"].tolist() == [-2000.0, 4.0]
 
 
 def test_pickles_are_never_opened(tmp_path):
