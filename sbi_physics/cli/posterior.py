@@ -89,8 +89,8 @@ def fit(
     made = estimator(store.parameters, device=device, **how, **config)
     try:
         posterior = made.fit(store, failed=failed.value, seed=seed, progress=output.progress)
-    except sp.NonFiniteError as error:
-        raise sp.NonFiniteError(str(error).replace("failed='correct'", "--failed correct")) from error
+    except (sp.NonFiniteError, sp.SimulationError) as error:
+        raise type(error)(str(error).replace("failed='correct'", "--failed correct")) from error
     posterior.save(out)
     training = posterior.provenance["training"]
     found = posterior.provenance

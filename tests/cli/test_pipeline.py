@@ -161,3 +161,46 @@ def test_the_installed_program(folder, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: device: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_named_observations(result, program, tmp_path):
+    (tmp_path / "two.py").write_text(
+        "import torch\nimport sbi_physics as sp\nfrom torch.distributions import Uniform\n"
+        "class Two:\n"
+        "    parameters = sp.Parameters([sp.Parameter('a', Uniform(0.0, 1.0))])\n"
+        "    def __call__(self, theta, *, seed):\n"
+        "        noise = torch.randn(len(theta), 7, generator=torch.Generator().manual_seed(seed))\n"
+        "        return {'counts': theta + noise[:, :3], 'spectrum': theta + noise[:, 3:]}\n"
+    )
+    simulations, model = tmp_path / "s.h5", tmp_path / "p.st"
+    result("simulate", f"{tmp_path / 'two.py'}:Two", "-n", 200, "-o", simulations, "--workers", 1)
+    fit = ["posterior", "fit", simulations, "-o", model, "--epochs", 1]
+    status, _, err = program(*fit)
+    assert (status, "got several named ones (counts, spectrum)" in err) == (2, True)
+    status, _, err = program(*fit, "--embedding", "counts=residual", "--embedding", "gru")
+    assert (status, "expected one encoder, or NAME=ENCODER for each observation; got counts=residual, gru" in err) == (
+        2,
+        True,
+    )
+    result(*fit, "--embedding", "counts=residual", "--embedding", "spectrum=conv1d")
+    np.savez(tmp_path / "x.npz", counts=np.zeros(3), spectrum=np.zeros(4))
+    drawn = result("posterior", "sample", model, "-x", tmp_path / "x.npz", "-o", tmp_path / "d.h5", "-n", 20)
+    assert drawn["draws"] == 20
+
+
+def test_a_table_with_times_beside_the_counts(folder, program, tmp_path):
+    (tmp_path / "x.csv").write_text("time,counts\n0,0.1\n1,-0.2\n2,0.3\n")
+    status, _, err = program(
+        "posterior", "sample", folder / "moons.st", "-x", tmp_path / "x.csv", "-o", tmp_path / "d.h5"
+    )
+    assert (status, "got 3 of them; leave out rows that are no data" in err) == (2, True)
+
+
+def test_failed_simulations_name_the_option_of_the_command(program, folder, tmp_path):
+    moons = sp.load(folder / "moons.h5")
+    x = moons.x.clone()
+    x[7] = np.nan
+    sp.Simulations.from_arrays(moons.theta, x, moons.parameters).save(tmp_path / "s.h5")
+    status, _, err = program("posterior", "fit", tmp_path / "s.h5", "-o", tmp_path / "p.st", "--epochs", 1)
+    assert status == 1
+    assert "say --failed correct to train" in err

@@ -124,3 +124,35 @@ def test_a_posterior_is_no_surrogate_nor_the_other_way_round(folder, program, re
     assert (status, "expected a surrogate, got a posterior" in err) == (2, True)
     status, _, err = program("posterior", "sample", tmp_path / "s.st", "-x", folder / "x.npy", "-o", tmp_path / "d.h5")
     assert (status, "expected a posterior, got a surrogate" in err) == (2, True)
+
+
+def test_it_is_a_simulator_wherever_one_is_named(folder, result, program, tmp_path):
+    model, out = tmp_path / "s.safetensors", tmp_path / "more.h5"
+    result("surrogate", "fit", folder / "moons.h5", "-o", model, *FIT)
+    assert result("simulate", model, "-n", 200, "-o", out, "--workers", 1)["status"]["ok"] == 200
+    again = sp.simulate(str(model), 200, workers=1, progress=False)
+    assert torch.equal(sp.Simulations.open(out).x, again.x)
+    status, _, err = program("simulate", folder / "moons.h5", "-n", 200, "-o", tmp_path / "no.h5")
+    assert (status, "path/program.toml or path/surrogate.safetensors, got" in err) == (2, True)
+    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
+    status, _, err = program("simulate", tmp_path / "broken.safetensors", "-n", 2, "-o", tmp_path / "no.h5")
+    assert (status, "not a safetensors file" in err) == (2, True)
+
+
+def test_events_at_one_place(folder, result, program, tmp_path):
+    model, out = tmp_path / "s.st", tmp_path / "one.h5"
+    result("surrogate", "fit", folder / "moons.h5", "-o", model, *FIT)
+    sample = ["surrogate", "sample", model, "-o", out, "-n", 30]
+    result(*sample, "--at", "theta_1=-0.25", "--at", "theta_0=0.5")
+    assert torch.equal(sp.Simulations.open(out).theta, torch.tensor([[0.5, -0.25]]).expand(30, 2))
+    for at, message in {
+        ("theta_0=0.5",): "expected a value of each parameter, got none of theta_1",
+        ("theta_0=0.5", "theta_0=0.5"): "NAME=VALUE once for each of theta_0, theta_1; got 'theta_0=0.5'",
+        ("theta_2=0.5",): "NAME=VALUE once for each of theta_0, theta_1; got 'theta_2=0.5'",
+        ("theta_0=x",): "expected a number for theta_0, got 'x'",
+        ("theta_0=50", "theta_1=0"): "theta",
+    }.items():
+        status, _, err = program(*sample[:3], "-o", tmp_path / "no.h5", *(p for one in at for p in ("--at", one)))
+        assert (status, message in err) == (2, True), err
+    status, _, err = program(*sample, "--like", folder / "moons.h5", "--at", "theta_0=0.5")
+    assert (status, "expected --like or --at, got both" in err) == (2, True)

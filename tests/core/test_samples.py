@@ -231,3 +231,15 @@ def test_marginals_by_name():
     for names, message in (("z", "expected one of a, b; got 'z'"), ([], "one or more"), (["a", "a"], "different")):
         with pytest.raises(UsageError, match=message):
             samples.select(names)
+
+
+def test_arrays_become_tensors():
+    values = np.arange(6.0).reshape(3, 2)
+    samples = Samples(values, ("a", "b"))
+    assert torch.equal(samples.values, torch.from_numpy(values))
+    parameters = Parameters([Parameter("a", td.Normal(0.0, 1.0), unit="m"), Parameter("b", td.Normal(0.0, 1.0))])
+    assert Samples.of(values, parameters).units == ("m", "")
+    with pytest.raises(UsageError, match=r"expected names, got Parameters; write Samples\.of"):
+        Samples(values, parameters)
+    with pytest.raises(UsageError, match="values: expected an array of numbers, got str"):
+        Samples("abc", ("a", "b"))

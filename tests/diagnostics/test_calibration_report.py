@@ -52,3 +52,11 @@ def test_failed_simulations_are_counted_once(gaussian, pairs):
     result = calibrate(gaussian(), theta, x, draws=20, failed="drop")
     assert result.failed == 1
     assert result.verdict.count("failed simulation") == 1
+
+
+def test_conservative_is_too_wide_and_nothing_else(gaussian, pairs):
+    theta, x = pairs(400, seed=1)
+    posteriors = {1.0: gaussian(), 1.6: gaussian(1.6), 0.6: gaussian(0.6)}
+    found = {width: calibrate(each, theta, x, draws=100, seed=2).conservative for width, each in posteriors.items()}
+    assert found == {1.0: False, 1.6: True, 0.6: False}
+    assert not calibrate(gaussian(1.6, shift=0.8), theta, x, draws=100, seed=2).conservative

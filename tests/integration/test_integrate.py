@@ -300,3 +300,12 @@ def test_the_table_of_rounds_is_printed():
     assert "round" in text
     assert "chi2" in text
     assert text.endswith("trusted")
+
+
+def test_the_history_counts_every_call():
+    found = sp.integrate(lambda u: torch.exp(-((u - 0.3) ** 2).sum(1) / 0.01), 4, calls=20_000, seed=1, progress=False)
+    counted = [int(line.split()[1 if line.split()[0] == "search" else 2]) for line in found.history.splitlines()[1:]]
+    assert sum(counted) == found.calls
+    assert "search" in found.history
+    assert str(found).startswith(found.history)
+    assert str(found).endswith(found.verdict)

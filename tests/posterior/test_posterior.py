@@ -56,7 +56,7 @@ BAD_OBSERVATIONS = [
     ([0.1, float("nan")], sp.NonFiniteError, "x_obs: expected finite numbers, got 1 NaN"),
     ([float("inf"), 0.0], sp.NonFiniteError, "fill in missing data"),
     ([0.1], sp.ShapeError, r"x_obs: expected shape \(2,\) as in training, or \(m, 2\) for m observations, got \(1,\)"),
-    (torch.zeros(2, 3), sp.ShapeError, r"got \(2, 3\)"),
+    (torch.zeros(2, 3), sp.ShapeError, r"got \(2, 3\); give the one of its 3 columns that simulations are like"),
     (torch.zeros(0, 2), sp.ShapeError, r"got \(0, 2\)"),
     (0.3, sp.ShapeError, r"got \(\)"),
     ("moons", sp.UsageError, "x_obs: expected an array of numbers"),

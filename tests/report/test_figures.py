@@ -62,6 +62,8 @@ def test_corner_of_weighted_and_of_constant_draws(tmp_path):
         (lambda: (draws(), draws(dims=2)), {}, "all of the same parameters"),
         (lambda: (Samples(torch.zeros(2, 5, 1), ("a",)),), {}, "draws of one observation"),
         (lambda: ({},), {}, "at least one set of draws"),
+        (lambda: (torch.zeros(5, 1),), {}, r"expected Samples, got Tensor; sp\.Samples\(array, names\) makes them"),
+        (lambda: ({"a": draws(), "b": [1.0]},), {}, "expected Samples, got list"),
         (lambda: (draws(),), {"truth": [1.0]}, r"truth: expected 3 values, got 1"),
         (lambda: (draws(),), {"names": ["a", "b"]}, r"names: expected 1, one for each set of draws, got 2"),
     ],

@@ -346,3 +346,17 @@ def test_the_columns_of_data_of_a_table(table):
 def test_outputs_that_tell_a_parameter(table):
     with pytest.raises(UsageError, match=r"table.outputs: slope is a parameter"):
         planned(table, 'table.outputs=["a", "slope"]')
+
+
+def test_simulators_in_files_are_found_beside_the_analysis(finished, tmp_path, posterior_text, monkeypatch):
+    """Whatever folder the program is called from."""
+    rows = sp.load(finished / "analysis-run" / "simulate" / "simulations.h5")
+    surrogate = sp.Surrogate("mixture", config={"epochs": 1}).fit(rows, progress=False)
+    surrogate.save(tmp_path / "line.safetensors")
+    np.save(tmp_path / "x.npy", np.array([0.1, 0.9, 2.2, 2.8]))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path = tmp_path / "analysis.toml"
+    given = 'simulator = "line.safetensors"\nobservation.file = "x.npy"'
+    path.write_text(posterior_text.replace('simulator = "line.py:Line"', given))
+    assert run_analysis(path).steps[-1].status == "made"

@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.distributions as td
@@ -218,3 +219,11 @@ def test_nothing_is_printed(run, capfd):
     with pytest.raises(ZeroDivisionError, match="of my own"):
         run(log_prob)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_density_in_numpy():
+    def log_prob(theta):
+        return -0.5 * (np.asarray(theta) ** 2).sum(1)
+
+    samples = mcmc(log_prob, torch.randn(100, 2, generator=torch.Generator().manual_seed(0)), steps=100, progress=False)
+    assert samples.values.shape[1] == 2

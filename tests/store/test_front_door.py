@@ -70,3 +70,12 @@ def test_samples_say_what_they_are(samples):
     assert re.fullmatch(r"Samples\(20 draws: a = 0\.\d+ \[.*\] m, b = 0\.\d+ \[.*\]\)", repr(samples))
     several = sp.Samples(torch.rand(3, 20, 2), ("a", "b"), log_weights=torch.zeros(3, 20))
     assert repr(several) == "Samples(3 x 20 weighted draws: a, b)"
+
+
+@pytest.mark.parametrize("name", ["measured.csv", "x.npy", "t.root", "x.TXT"])
+def test_what_load_does_not_read(tmp_path, name):
+    (tmp_path / name).write_text("1,2,3\n")
+    with pytest.raises(
+        sp.StoreError, match=rf"{name}: expected a model .* an observation is given to `sample` as an array"
+    ):
+        sp.load(tmp_path / name)
