@@ -65,7 +65,7 @@ JOBS: dict[str, tuple[Script, ...]] = {
     "integrate": (Script("integration.events", ("--cases", "three_jets")),),
     "anomaly": (Script("anomaly.background", ("--events", "20000", "--toys", "100")),),
     "flows": (
-        Script("integration.lattice", ("--side", "4", "--couplings", "6.975", "--steps", "150")),
+        Script("integration.lattice", ("--side", "4", "--couplings", "6.975", "--steps", "400")),
         Script("flows.fits", ("--tasks", "two_moons", "--simulations", "1000")),
         Script("flows.gpu", cuda_only=True),
     ),
