@@ -1,17 +1,20 @@
 """`save` and `load`: trained models as safetensors files that any later version can read, and no file runs code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sbi_physics.anomaly.outlier import OutlierDetector
 from sbi_physics.core.allocation import allocating_most
 from sbi_physics.core.errors import BudgetError, SBIPhysicsError, StoreError, UsageError
 from sbi_physics.core.samples import Samples
 from sbi_physics.models.flows.zuko_flow import as_flow
-from sbi_physics.posterior.files import KINDS, posterior_from
+from sbi_physics.posterior.confidence import NeymanConstruction
+from sbi_physics.posterior.files import KINDS, confidence_from, models_from, posterior_from
+from sbi_physics.posterior.model_comparison import ModelPosterior
 from sbi_physics.store.event_files import holds_events, read_events
 from sbi_physics.store.layout import TEXT_AND_TABLES
 from sbi_physics.store.models import read_model
@@ -32,8 +35,8 @@ def save(obj: Any, path: str | Path) -> None:
     """Write a trained object to a file.
 
     Args:
-        obj: a `Posterior`, a `Surrogate`, `Simulations`, or anything else with a ``save(path)`` method; `Samples`, or a
-            dictionary of them by name.
+        obj: a `Posterior`, a `Surrogate`, `Simulations`, fitted `ConfidenceSets`, `ModelComparison` or
+            `OutlierDetector`, or anything else with a ``save(path)`` method; `Samples`, or a dictionary of them.
         path: the file.
 
     Raises:
@@ -60,8 +63,9 @@ def load(
     device: str | torch.device = "auto",
     flow: Any = None,
     embedding: nn.Module | None = None,
+    statistic: Callable[..., Any] | None = None,
 ) -> Any:
-    """Read a trained `Posterior` or `Surrogate`, or `Samples`, as the file says; or open files of simulations.
+    """Read what `save` wrote, as the file says: a trained model, or `Samples`; or open files of simulations.
 
     Of samples the file may hold several sets: one is given as it is, more as a dictionary by name.  Events of an
     integral are a dictionary of tensors: ``points``, ``weights`` and, of a process, ``incoming`` and ``outgoing``.
@@ -71,6 +75,7 @@ def load(
         device: where the model is to live.
         flow: a flow of nflows or zuko of the same structure, where a posterior was trained with one of the user's own.
         embedding: likewise an embedding network.
+        statistic: likewise the statistic of confidence sets.
 
     Raises:
         StoreError: the file is missing, damaged, of another kind or of another version.
@@ -91,22 +96,28 @@ def load(
             "to `sample` as an array, simulations of your own to sp.Simulations.from_arrays(theta, x, parameters)"
         )
     header, tensors = read_model(path)
+    own = {"flow": as_flow(flow), "embedding": embedding, "statistic": statistic}
+    own = {name: one for name, one in own.items() if one is not None}
+    return _built(path, header, tensors, device, own)
+
+
+def _built(
+    path: str | Path, header: dict[str, Any], tensors: dict[str, Tensor], device: Any, own: dict[str, Any]
+) -> Any:
+    """The model of the parts of a file; `own` holds what the user hands in."""
     kind = header["kind"]
-    if kind == Surrogate.KIND:
-        for name, network in (("flow", flow), ("embedding", embedding)):
-            if network is not None:
-                raise UsageError(f"{path}: {name}: a surrogate is built without one of your own, expected None")
-    elif kind not in KINDS:
-        kinds = " or ".join(map(repr, (*KINDS, Surrogate.KIND)))
-        raise StoreError(f"{path}: expected a file of kind {kinds}, got {kind!r}")
+    if kind not in _READERS:
+        raise StoreError(f"{path}: expected a file of kind {' or '.join(map(repr, _READERS))}, got {kind!r}")
+    read, takes = _READERS[kind]
+    for name in own:
+        if name not in takes:
+            raise UsageError(f"{path}: {name}: a file of kind {kind!r} is built without one of your own")
     limit = _LEAST_BYTES + _MOST_OF_FILE * Path(path).stat().st_size
     try:
         with allocating_most(limit):
-            if kind == Surrogate.KIND:
-                return surrogate_from(path, header, tensors, device)
-            return posterior_from(path, header, tensors, device=device, flow=as_flow(flow), embedding=embedding)
+            return read(path, header, tensors, device=device, **{name: own.get(name) for name in takes})
     except (BudgetError, UsageError) as error:
-        if isinstance(error, UsageError) and (kind != Surrogate.KIND):
+        if isinstance(error, UsageError) and takes:
             raise
         raise StoreError(f"{path}: the header and the weights do not fit together: {error}") from error
     except SBIPhysicsError:
@@ -114,3 +125,20 @@ def load(
     except Exception as error:  # whatever a header from a stranger leads to, it is one line that names the file
         words = " ".join(str(error).split())[:300]
         raise StoreError(f"{path}: the header or the weights are damaged: {type(error).__name__}: {words}") from error
+
+
+def _outliers(path: str | Path, header: dict[str, Any], tensors: dict[str, Tensor], *, device: Any) -> OutlierDetector:
+    try:
+        return OutlierDetector.from_parts(header, tensors, device)
+    except SBIPhysicsError as error:
+        raise StoreError(f"{path}: the header and the weights do not fit together: {error}") from error
+
+
+# How the file of each kind is read, and what of the user's own it may need.
+_READERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    **dict.fromkeys(KINDS, (posterior_from, ("flow", "embedding"))),
+    Surrogate.KIND: (surrogate_from, ()),
+    NeymanConstruction.KIND: (confidence_from, ("flow", "embedding", "statistic")),
+    ModelPosterior.KIND: (models_from, ("embedding",)),
+    OutlierDetector.KIND: (_outliers, ()),
+}

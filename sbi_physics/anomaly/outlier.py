@@ -19,6 +19,7 @@ What is rare depends on the coordinates: see `anomaly.coordinates`.
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -33,6 +34,7 @@ from sbi_physics.models.build import Architecture, build_density, known_models, 
 from sbi_physics.models.build_generators import GENERATORS, build_generator
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.vae.model import VariationalAutoencoder
+from sbi_physics.store.models import write_model
 from sbi_physics.train.config import TrainConfig, TrainingRecord
 from sbi_physics.train.density import train_density
 from sbi_physics.train.loop import train
@@ -79,6 +81,8 @@ class OutlierDetector:
     Raises:
         UsageError: there is no such model or setting.
     """
+
+    KIND = "outliers"
 
     def __init__(
         self,
@@ -163,6 +167,43 @@ class OutlierDetector:
         """
         model = self._fitted()[0]
         return _scores(model, _features(features, model.event_shape[0]).to(self.device))
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a safetensors file; `sp.load` reads it back.
+
+        Raises:
+            UsageError: it has not been trained.
+            StoreError: the file cannot be written.
+        """
+        model, record = self._fitted()
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        tensors |= {"reference": self._reference, "reference_mass": self._reference_mass}
+        if self.bounds is not None:
+            tensors["bounds"] = self.bounds
+        header = {
+            "kind": self.KIND,
+            "model": self.model,
+            "features": model.event_shape[0],
+            "options": self.options,
+            "record": record.to_dict(),
+        }
+        write_model(path, tensors, header)
+
+    @classmethod
+    def from_parts(
+        cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str | torch.device = "auto"
+    ) -> "OutlierDetector":
+        """A detector of what `save` wrote.
+
+        Raises:
+            SBIPhysicsError, KeyError, TypeError, RuntimeError: the parts do not fit together.
+        """
+        self = cls(header["model"], bounds=tensors.get("bounds"), device=device, **header["options"])
+        model = self._build(int(header["features"]))
+        model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+        self._trained = model.to(self.device).eval(), TrainingRecord(**header["record"])
+        self._reference, self._reference_mass = tensors["reference"], tensors["reference_mass"]
+        return self
 
     def p_values(self, features: Any) -> Tensor:
         r"""The probability that an event of background is as unusual as each of these ``(n, D)``: float64 ``(n,)``.

@@ -28,6 +28,9 @@ class ModelClassifier(nn.Module):
         width: C.
         hidden_features: width of the network.
         blocks: its residual blocks.
+
+    Attributes:
+        options: the last two by name, for those who build it again.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ModelClassifier(nn.Module):
         blocks: int = 2,
     ) -> None:
         super().__init__()
+        self.options = {"hidden_features": hidden_features, "blocks": blocks}
         shape = torch.Size(x_shape)
         self.scaling = context_scaling_for(shape, embedding)
         self.embedding = embedding if embedding is not None else nn.Flatten()

@@ -23,7 +23,8 @@ With few counts, x and the statistic take few values, and coverage can be no smo
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ from sbi_physics.models.scalar import ScalarDistribution
 from sbi_physics.posterior.maximum import FreeCoordinates
 from sbi_physics.posterior.observation import read_observation
 from sbi_physics.posterior.posterior import Posterior
-from sbi_physics.posterior.statistics import Statistic, natural_statistic
+from sbi_physics.posterior.statistics import NaturalStatistic, Statistic
+from sbi_physics.store.models import write_model
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.loop import train
 from sbi_physics.train.pairs import training_pairs
@@ -75,7 +77,7 @@ class ConfidenceSets:
     ) -> None:
         if isinstance(statistic, Posterior):
             parameters = statistic.parameters if parameters is None else parameters
-            statistic = natural_statistic(statistic)
+            statistic = NaturalStatistic(statistic)
         if not callable(statistic):
             raise UsageError(
                 f"statistic: expected a posterior, or a function of theta and x, got {type(statistic).__name__}"
@@ -183,8 +185,35 @@ class NeymanConstruction:
     seconds: float
     provenance: dict[str, Any]
 
+    KIND: ClassVar[str] = "confidence"
+
     def __repr__(self) -> str:
         return f"NeymanConstruction({self.parameters}: trained on {self.provenance['simulations']:,} simulations)"
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a safetensors file; `sp.load` reads it back.
+
+        The posterior whose statistic it is goes with it; a function of your own has to be handed in again,
+        ``sp.load(path, statistic=function)``.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        posterior = None
+        if isinstance(self.statistic, NaturalStatistic):
+            inner, posterior = self.statistic.posterior.parts()
+            tensors |= {f"posterior.{name}": tensor for name, tensor in inner.items()}
+        header = {
+            "kind": self.KIND,
+            "parameters": self.parameters.to_dict(),
+            "posterior": posterior,
+            "x_shape": list(self.x_shape),
+            "size": len(self.model.ranked),
+            "seconds": self.seconds,
+            "provenance": self.provenance,
+        }
+        write_model(path, tensors, header)
 
     def p_value(self, theta: Any, x_obs: Any) -> Tensor:
         """Probability, if theta is true, of data that disagree with it at least as much as x_obs: float64 ``(n,)``.

@@ -14,7 +14,7 @@ It answers for data as the models make them.  Far from all simulations any answe
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,12 @@ from sbi_physics.core.errors import NonFiniteError, ShapeError, UsageError
 from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.core.validity import valid_rows
 from sbi_physics.diagnostics.probabilities import Reliability, reliability
-from sbi_physics.models.build import context_width
+from sbi_physics.models.build import context_width, describe_embedding
 from sbi_physics.models.classifier import ModelClassifier
 from sbi_physics.posterior.evidence import model_prior, odds, strength
 from sbi_physics.posterior.observation import read_observation
 from sbi_physics.store.layout import Status
+from sbi_physics.store.models import write_model
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.train.config import TrainConfig
 from sbi_physics.train.encoding import FLAT, EncoderChoice, accepts_missing, check_embedding, choose_encoder
@@ -160,8 +161,29 @@ class ModelPosterior:
     attempted: Tensor
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    KIND: ClassVar[str] = "models"
+
     def __repr__(self) -> str:
         return f"ModelPosterior({', '.join(self.names)}: {len(self.classifiers)} classifiers of x {self.x_shape})"
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a safetensors file; `sp.load` reads it back (``embedding=`` where that was one of your own).
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        one = cast(ModelClassifier, self.classifiers[0])
+        tensors = {f"classifiers.{name}": tensor for name, tensor in self.classifiers.state_dict().items()}
+        header = {
+            "kind": self.KIND,
+            "names": list(self.names),
+            "x_shape": list(self.x_shape),
+            "members": len(self.classifiers),
+            "embedding": describe_embedding(None if isinstance(one.embedding, nn.Flatten) else one.embedding),
+            "options": one.options,
+            "provenance": self.provenance,
+        }
+        write_model(path, {**tensors, "prior": self.prior, "attempted": self.attempted}, header)
 
     def probability(self, x_obs: Any) -> Tensor:
         """Probabilities of the models: ``(M,)`` for one observation, ``(B, M)`` for B, float64.

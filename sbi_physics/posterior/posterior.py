@@ -174,6 +174,10 @@ class Posterior(ABC):
 
     def save(self, path: str | Path) -> None:
         """Write the posterior to a safetensors file; `sp.load` reads it back."""
+        write_model(path, *self.parts())
+
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a file keeps of it: tensors, and a header in types that JSON knows."""
         tensors = dict(self.model.state_dict())
         if self.x_obs is not None:
             tensors[X_OBS] = self.x_obs
@@ -185,7 +189,7 @@ class Posterior(ABC):
             "architecture": self.architecture.to_dict(),
             "provenance": self.provenance,
         }
-        write_model(path, tensors, header)
+        return tensors, header
 
     def _observation(self, x_obs: Any, *, iid: bool) -> Observation:
         """Read x_obs, or take the observation that this posterior is for."""

@@ -32,9 +32,9 @@ from sbi_physics.posterior.posterior import Posterior
 
 __all__ = [
     "Moments",
+    "NaturalStatistic",
     "Statistic",
     "likelihood_ratio_statistic",
-    "natural_statistic",
     "posterior_statistic",
     "waldo_statistic",
 ]
@@ -49,11 +49,23 @@ _OBSERVATIONS_AT_ONCE = 2048
 _CANDIDATES = 64
 
 
-def natural_statistic(posterior: Posterior) -> Statistic:
-    """The likelihood ratio of a posterior of NLE or NRE, minus the log-density of any other."""
-    if isinstance(posterior, LikelihoodPosterior):
-        return likelihood_ratio_statistic(posterior)
-    return posterior_statistic(posterior)
+class NaturalStatistic:
+    """The likelihood ratio of a posterior of NLE or NRE, minus the log-density of any other.
+
+    Attributes:
+        posterior: of which it is made, and with which it goes to a file.
+    """
+
+    def __init__(self, posterior: Posterior) -> None:
+        self.posterior = posterior
+        if isinstance(posterior, LikelihoodPosterior):
+            self._statistic = likelihood_ratio_statistic(posterior)
+        else:
+            self._statistic = posterior_statistic(posterior)
+
+    def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
+        """The statistic of theta ``(n, P)`` and x ``(n, *x_shape)``: ``(n,)``."""
+        return self._statistic(theta, x)
 
 
 def posterior_statistic(posterior: Posterior) -> Statistic:

@@ -17,7 +17,7 @@ __all__ = ["surrogate_from"]
 
 
 def surrogate_from(
-    path: str | Path, header: dict[str, Any], tensors: dict[str, Tensor], device: str | torch.device
+    path: str | Path, header: dict[str, Any], tensors: dict[str, Tensor], *, device: str | torch.device
 ) -> Surrogate:
     """A surrogate of the parts of a file.
 

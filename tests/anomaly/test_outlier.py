@@ -8,8 +8,10 @@ import torch
 from scipy.stats import kstest
 from sklearn.metrics import roc_auc_score
 
+import sbi_physics as sp
 from sbi_physics.anomaly.outlier import OutlierDetector
 from sbi_physics.core.errors import NonFiniteError, ShapeError, SupportError, UsageError
+from sbi_physics.store.models import read_model, write_model
 
 SHORT, LONGER = {"epochs": 8, "batch_size": 128}, {"epochs": 30, "batch_size": 128}
 DETECTORS = {
@@ -163,3 +165,32 @@ def test_wrong_features_are_named():
     detector.fit(x)
     with pytest.raises(ShapeError, match=r"features: expected shape \(n, 4\), got \(50, 3\)"):
         detector.score(x[:, :3])
+
+
+def test_it_comes_back_from_its_file(detector, tmp_path):
+    path = tmp_path / "usual.safetensors"
+    sp.save(detector, path)
+    again = sp.load(path, device="cpu")
+    others = unusual(50, 3)
+    assert torch.equal(again.score(others), detector.score(others))
+    assert torch.equal(again.p_values(others), detector.p_values(others))
+    assert again.record == detector.record
+
+
+def test_files_of_detectors(tmp_path):
+    bounds = torch.tensor([[-10.0, 10.0]] * 4)
+    detector = OutlierDetector("nsf", bounds=bounds, config=SHORT, transforms=2, hidden_features=8)
+    with pytest.raises(UsageError, match="learned nothing yet"):
+        detector.save(tmp_path / "usual.safetensors")
+    path = tmp_path / "usual.safetensors"
+    detector.fit(usual(100, 0), weights=torch.ones(100), progress=False).save(path)
+    again = sp.load(path)
+    assert torch.equal(again.bounds, bounds.double())
+    assert torch.isinf(again.score(torch.full((1, 4), 11.0))).all()
+    with pytest.raises(UsageError, match="flow: a file of kind 'outliers' is built without one of your own"):
+        sp.load(path, flow=torch.nn.Flatten())
+    header, tensors = read_model(path)
+    for changes in ({"features": 3}, {"model": "nsf-2"}, {"options": {"knots": 3}}, {"record": {"loss": 1}}):
+        write_model(path, tensors, {**header, **changes})
+        with pytest.raises(sp.StoreError, match=r"usual\.safetensors: the header "):
+            sp.load(path)

@@ -10,6 +10,7 @@ from scipy.stats import chi2
 import sbi_physics as sp
 from sbi_physics.posterior.confidence import ConfidenceSets
 from sbi_physics.posterior.statistics import posterior_statistic
+from sbi_physics.store.models import read_model, write_model
 from sbi_physics.train.config import TrainConfig
 
 PARAMETERS = sp.Parameters(
@@ -166,3 +167,46 @@ def test_a_posterior_brings_its_own_statistic_and_parameters(crude, uniform_pair
     own = ConfidenceSets(posterior_statistic(crude), crude.parameters, config=QUICK)
     own = own.fit(theta, x, seed=3, progress=False)
     assert torch.equal(given.p_value(theta[:5], x[:5]), own.p_value(theta[:5], x[:5]))
+
+
+def damaged(path, out, **changes):
+    header, tensors = read_model(path)
+    header = {**header, **{key: value for key, value in changes.items() if key in header}}
+    write_model(out, {name: tensor for name, tensor in tensors.items() if name not in changes}, header)
+    return out
+
+
+def test_a_file_with_a_statistic_of_ones_own(sets, tmp_path):
+    path = tmp_path / "sets.safetensors"
+    sp.save(sets, path)
+    again = sp.load(path, statistic=statistic, device="cpu")
+    theta = PARAMETERS.sample(50, seed=6)
+    x = simulate(theta, 7)
+    assert torch.equal(again.p_value(theta, x), sets.p_value(theta, x))
+    assert again.region(x[0], seed=1).verdict == sets.region(x[0], seed=1).verdict
+    with pytest.raises(sp.UsageError, match="statistic: expected the function that it was built with"):
+        sp.load(path)
+    for wrong in ({"size": 3}, {"x_shape": None}, {"parameters": {}}, {"model.ranked": None}, {"posterior": 3}):
+        with pytest.raises((sp.StoreError, sp.UsageError)) as caught:
+            sp.load(damaged(path, tmp_path / "damaged.safetensors", **wrong), statistic=statistic)
+        assert str(caught.value).startswith(str(tmp_path / "damaged.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["npe", "nre"])
+def test_a_file_with_the_posterior_whose_statistic_it_is(kind, tmp_path):
+    theta = PARAMETERS.sample(400, seed=1)
+    x = simulate(theta, 2)
+    estimator = sp.NPE(PARAMETERS, config=TrainConfig(epochs=1), augment=False, transforms=1)
+    estimator = estimator if kind == "npe" else sp.NRE(PARAMETERS, config=TrainConfig(epochs=1))
+    posterior = estimator.fit(theta, x, progress=False)
+    sets = ConfidenceSets(posterior, config=TrainConfig(epochs=1)).fit(theta, x, progress=False)
+    path = tmp_path / "sets.safetensors"
+    sets.save(path)
+    again = sp.load(path, device="cpu")
+    assert torch.equal(again.p_value(theta[:20], x[:20]), sets.p_value(theta[:20], x[:20]))
+    with pytest.raises(sp.UsageError, match="statistic: it is in the file, expected None"):
+        sp.load(path, statistic=statistic)
+    with pytest.raises(sp.StoreError, match="posterior: expected a table, got 3"):
+        sp.load(damaged(path, tmp_path / "damaged.safetensors", posterior=3))
+    with pytest.raises(sp.StoreError, match="the header is damaged"):
+        sp.load(damaged(path, tmp_path / "damaged.safetensors", posterior={"kind": "posterior"}))

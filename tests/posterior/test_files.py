@@ -155,7 +155,8 @@ DAMAGES = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged, or not a safetensors file"),
     "other kind": (
         changed(kind="map"),
-        "expected a file of kind 'posterior' or 'likelihood' or 'surrogate', got 'map'",
+        "expected a file of kind 'posterior' or 'likelihood' or 'surrogate' or 'confidence' or 'models' or 'outliers', "
+        "got 'map'",
     ),
     "other version": (changed(schema=99), "has schema 99, this version reads up to 2; upgrade sbi-physics"),
     "no parameters": (changed(parameters=None), "the header is damaged"),

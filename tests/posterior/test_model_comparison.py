@@ -9,6 +9,7 @@ import torch
 import torch.distributions as td
 
 import sbi_physics as sp
+from sbi_physics.store.models import read_model, write_model
 from sbi_physics.store.simulations import Simulations
 from sbi_physics.train.config import TrainConfig
 
@@ -207,3 +208,33 @@ def test_wrong_observations(learned):
         learned.check({"common": torch.zeros(99, 3)})
     with pytest.raises(sp.UsageError, match="failed: expected one of correct, refuse"):
         learned.check([torch.zeros(99, 3)] * 2, failed="drop")
+
+
+def test_it_comes_back_from_its_file(learned, new, tmp_path):
+    path = tmp_path / "models.safetensors"
+    learned.save(path)
+    again = sp.load(path, device="cpu")
+    assert again.names == learned.names
+    assert torch.equal(again.probability(new), learned.probability(new))
+    spreads = [one.log_bayes_factor(new, "common", "alone")[1] for one in (again, learned)]
+    assert torch.equal(*spreads)
+    with pytest.raises(sp.UsageError, match="flow: a file of kind 'models' is built without one of your own"):
+        sp.load(path, flow=object())
+    header, tensors = read_model(path)
+    for changes in ({"members": 2}, {"names": ["a"]}, {"options": {"width": 3}}, {"x_shape": "ab"}):
+        write_model(path, tensors, {**header, **changes})
+        with pytest.raises(sp.StoreError, match=r"models\.safetensors: the header and the weights do not fit together"):
+            sp.load(path)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_file_with_an_encoder(own, tmp_path):
+    embedding = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(DIMS, 4)) if own else "residual"
+    data = {"common": common(200, 1), "alone": alone(200, 2)}
+    found = comparison(1, embedding=embedding).fit(data, seed=3, progress=False)
+    sp.save(found, tmp_path / "models.safetensors")
+    handed = {"embedding": embedding} if own else {}
+    again = sp.load(tmp_path / "models.safetensors", device="cpu", **handed)
+    assert torch.equal(again.probability(data["alone"]), found.probability(data["alone"]))
+    with pytest.raises(sp.UsageError, match="embedding: "):
+        sp.load(tmp_path / "models.safetensors", **({} if own else {"embedding": torch.nn.Flatten()}))
