@@ -225,12 +225,13 @@ def _write(
 
     (out / "result.json").write_text(to_json(found, indent=2) + "\n", encoding="utf-8")
     np.save(out / "scores.npy", searcher.data_scores.numpy())
+    np.save(out / "selection.npy", searcher.data_selection.numpy())
     data = searcher.signal_events
     template = searcher.sample_background(_TEMPLATE_OVER_DATA * len(data.mass))
     page = search_figure(result, data, template, names=names, improvement=improvement, unit=unit)
     save_figure(page, out / "search.png")
     save_figure(spectrum_figure(result.best.spectrum or result.spectrum, unit=unit), out / "spectrum.png")
-    return ["result.json", "scores.npy", "search.png", "spectrum.png"]
+    return ["result.json", "scores.npy", "selection.npy", "search.png", "spectrum.png"]
 
 
 def _signal(path: Path, label: str | None, labels: "Tensor") -> "Tensor":

@@ -99,7 +99,7 @@ def _usage(error: Any) -> int:
         print(text, end="")
         return 2
     command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "sbi-physics"
-    return _fail(f"{text} See '{command} --help'.", 2)
+    return _fail(f"{text.rstrip('. ')}. See '{command} --help'.", 2)
 
 
 def _fail(text: str, status: int) -> int:

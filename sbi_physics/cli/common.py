@@ -27,7 +27,9 @@ __all__ = [
     "Output",
     "QuietOption",
     "SeedOption",
+    "check_figure",
     "check_hdf5_name",
+    "check_model_name",
     "check_writable",
     "foreign_code",
     "kind_of",
@@ -136,6 +138,34 @@ def check_hdf5_name(path: Path) -> None:
 
     if path.suffix.lower() in _OTHER_FORMATS:
         raise UsageError(f"{path}: HDF5 is written here; expected a name that ends with .h5, got {path.suffix}")
+
+
+def check_model_name(path: Path) -> None:
+    """Refuse a name that promises another format than that of models.
+
+    Raises:
+        UsageError: it ends as files of another format do.
+    """
+    from sbi_physics.core.errors import UsageError
+
+    if path.suffix.lower() in (".h5", ".hdf5", *_OTHER_FORMATS) and path.suffix.lower() != ".safetensors":
+        raise UsageError(
+            f"{path}: a model is written here; expected a name that ends in .safetensors, got {path.suffix}"
+        )
+    check_writable(path)
+
+
+def check_figure(path: Path | None) -> None:
+    """Find out before the work that a figure, if one is wanted, has a name and a place.
+
+    Raises:
+        UsageError, StoreError: it has not.
+    """
+    if path is not None:
+        from sbi_physics.report.figures import check_ending
+
+        check_ending(path)
+        check_writable(path)
 
 
 def check_writable(path: Path) -> None:

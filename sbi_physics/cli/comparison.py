@@ -36,6 +36,7 @@ def comparison_table(comparison: Comparison, output: Output) -> str:
         rows.append([f"{parameter} [{unit}]" if unit else parameter, *cells])
     efficiency = f"{comparison.importance_efficiency:.3f}, Pareto k {comparison.pareto_k:.2f} (good below 0.7)"
     chain = f"{comparison.mcmc.get('lengths', 0):.0f} autocorrelation times"
+    converged = bool(comparison.mcmc.get("converged", False))
     calls = comparison.likelihood_calls
     distances = [f"{comparison.c2st[m]:.3f}" if m in comparison.c2st else "reference" for m in methods]
     stages = dict(zip(methods, ("sample", "correct", "mcmc"), strict=True))
@@ -45,7 +46,11 @@ def comparison_table(comparison: Comparison, output: Output) -> str:
         ["seconds", *(f"{comparison.seconds[stages[m]]:.2f}" for m in methods)],
         ["likelihood calls", *(f"{calls[m]:,}" for m in methods)],
     ]
-    return output.table("median and 68 % interval", ["parameter", *(TITLES[m] for m in methods)], rows)
+    table = output.table("median and 68 % interval", ["parameter", *(TITLES[m] for m in methods)], rows)
+    if converged:
+        return table
+    told = comparison.mcmc.get("verdict", "the chain is too short to say more")
+    return f"{table}\nMCMC is no reference here, nor are distances from it: {told}"
 
 
 def _interval(value: dict[str, float]) -> str:

@@ -12,7 +12,9 @@ from sbi_physics.cli.common import (
     Output,
     QuietOption,
     SeedOption,
+    check_figure,
     check_hdf5_name,
+    check_model_name,
     check_writable,
     foreign_code,
     load_posterior,
@@ -77,7 +79,7 @@ def fit(
     from sbi_physics.train.config import TrainConfig
 
     output = Output(json, quiet)
-    check_writable(out)
+    check_model_name(out)
     store = sp.Simulations.open(simulations)
     chosen: dict[str, Any] = {"epochs": epochs, "max_seconds": max_seconds}
     config = {"config": TrainConfig(**given)} if (given := _given(chosen)) else {}
@@ -148,6 +150,7 @@ def sample(
     output = Output(json, quiet)
     check_hdf5_name(out)
     check_writable(out)
+    check_figure(plot)
     posterior = load_posterior(model, device)
     samples = posterior.sample(n, _observation(observation), seed=seed)
     if samples.values.ndim != 2:
@@ -187,6 +190,7 @@ def check(
     from sbi_physics.train.pairs import training_pairs
 
     output = Output(json, quiet)
+    check_figure(plot)
     posterior = load_posterior(model, device)
     encoder = posterior.encoder
     pairs = training_pairs(posterior.parameters, simulations, failed="correct", encoder=encoder)

@@ -12,7 +12,9 @@ from sbi_physics.cli.common import (
     Output,
     QuietOption,
     SeedOption,
+    check_figure,
     check_hdf5_name,
+    check_model_name,
     check_writable,
     foreign_code,
     kind_of,
@@ -75,7 +77,7 @@ def fit(
     from sbi_physics.surrogate.showers import Showers
 
     output = Output(json, quiet)
-    check_writable(out)
+    check_model_name(out)
     geometry = _geometry(calorimeter)
     store = _events(simulations, None if geometry is None else geometry.size)
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "max_seconds": max_seconds}.items() if v is not None}
@@ -122,7 +124,7 @@ def distill(
 ) -> None:
     """Train a faster surrogate on what a slower one draws."""
     output = Output(json, quiet)
-    check_writable(out)
+    check_model_name(out)
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "max_seconds": max_seconds}.items() if v is not None}
     options: dict[str, Any] = {} if steps is None else {"steps": steps}
     student = _surrogate(teacher, device).distill(
@@ -212,8 +214,7 @@ def check(
     from sbi_physics.simulation.resolve import resolve_simulator
 
     output = Output(json, quiet)
-    if plot is not None:
-        check_writable(plot)
+    check_figure(plot)
     surrogate = _surrogate(model, device)
     shape = surrogate.x_shape
     theta, x = _events(simulations, shape[0] if len(shape) == 1 else None).training_set()

@@ -1,5 +1,6 @@
 """`Samples`: draws with their names, units, weights and what they cost."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,8 @@ from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import numpy_generator
 
 __all__ = ["Cost", "Samples"]
+
+_SECTORS = 72
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Samples:
         cost: seconds and calls spent.
         diagnostics: named numbers that say how far to trust the draws (``pareto_k``, ``acceptance``, ...).
         bounds: ``(P, 2)`` lower and upper ends of the prior, infinite where there is none; None where not known.
+        periodic: P flags: whether both bounds are one point, as of an angle; none is where nothing is said.
     """
 
     values: Tensor
@@ -54,6 +58,7 @@ class Samples:
     cost: Cost = field(default_factory=Cost)
     diagnostics: dict[str, Any] = field(default_factory=dict)
     bounds: Tensor | None = None
+    periodic: tuple[bool, ...] = ()
 
     def __repr__(self) -> str:
         """Numbers of draws, and medians with 68 % intervals where they are of one observation."""
@@ -87,11 +92,15 @@ class Samples:
             )
         if self.bounds is not None and self.bounds.shape != (len(self.names), 2):
             raise ShapeError(f"bounds: expected ({len(self.names)}, 2), got {tuple(self.bounds.shape)}")
+        object.__setattr__(self, "periodic", tuple(map(bool, self.periodic)) or (False,) * len(self.names))
+        if len(self.periodic) != len(self.names) or (any(self.periodic) and self.bounds is None):
+            raise ShapeError(f"periodic: expected {len(self.names)} flags, and bounds, got {len(self.periodic)}")
 
     @classmethod
     def of(cls, values: Tensor, parameters: Parameters, **more: Any) -> "Samples":
         """Draws ``(n, P)`` or ``(B, n, P)`` of the given parameters."""
-        return cls(values, parameters.names, parameters.units, parameters.labels, bounds=parameters.bounds, **more)
+        known: dict[str, Any] = {"bounds": parameters.bounds, "periodic": parameters.periodic}
+        return cls(values, parameters.names, parameters.units, parameters.labels, **known, **more)
 
     def __len__(self) -> int:
         return int(self.values.shape[-2])
@@ -133,6 +142,7 @@ class Samples:
             units=tuple(self.units[i] for i in index),
             labels=tuple(self.labels[i] for i in index),
             bounds=None if self.bounds is None else self.bounds[index],
+            periodic=tuple(self.periodic[i] for i in index),
         )
 
     @property
@@ -174,10 +184,14 @@ class Samples:
         values = torch.take_along_dim(self.values, index.unsqueeze(-1), dim=-2)
         # Rows in a random order are no chains any more.
         diagnostics = {name: value for name, value in self.diagnostics.items() if name != "chains"}
-        return Samples(values, self.names, self.units, self.labels, None, self.cost, diagnostics, self.bounds)
+        known = (self.names, self.units, self.labels)
+        return Samples(values, *known, None, self.cost, diagnostics, self.bounds, self.periodic)
 
     def quantile(self, q: float | Sequence[float]) -> Tensor:
         """Weighted quantiles of each parameter.
+
+        The circle of a periodic parameter is cut where there are fewest draws; its quantiles, in order from there, may
+        therefore lie beyond a bound: 358, 2 and 5 degrees are -2, 2 and 5.
 
         Args:
             q: one probability, or k of them.
@@ -188,7 +202,7 @@ class Samples:
         levels = torch.atleast_1d(torch.as_tensor(q, dtype=torch.float64))
         if not bool(((levels >= 0) & (levels <= 1)).all()):
             raise UsageError(f"q: expected probabilities in [0, 1], got {q}")
-        values = self.values.detach().double().cpu()
+        values = self._unwrapped()
         weights = self.weights.unsqueeze(-1).expand_as(values)
         # Rows without weight do not count: they go to the end, at the largest value that does.
         values, order = torch.where(weights > 0, values, torch.inf).sort(dim=-2)
@@ -204,6 +218,17 @@ class Samples:
         share = ((at - position.gather(-1, left)) / span.clamp(min=1e-300)).clamp(0, 1)
         result = torch.lerp(values.gather(-1, left), values.gather(-1, right), share).movedim(-1, -2)
         return result if not isinstance(q, float | int) else result.squeeze(-2)
+
+    def _unwrapped(self) -> Tensor:
+        """The values, float64, those of periodic parameters on one turn from where there are fewest."""
+        values = self.values.detach().double().cpu()
+        if self.bounds is None or not any(self.periodic):
+            return values
+        values, weights = values.clone(), self.weights
+        for i in (i for i, wraps in enumerate(self.periodic) if wraps):
+            low, high = self.bounds[i].double().tolist()
+            values[..., i] = _on_one_turn(values[..., i], weights, low, high - low)
+        return values
 
     def to_qtable(self) -> Any:
         """An `astropy.table.QTable`: a column of quantities for each parameter, and ``log_weight`` if there is one."""
@@ -277,3 +302,18 @@ def _latex(label: str, unit: str) -> str:
     from astropy.units import Unit
 
     return f"{label.replace('$', '')}\\;[{Unit(unit).to_string('latex_inline').strip('$')}]"
+
+
+def _on_one_turn(values: Tensor, weights: Tensor, low: float, period: float) -> Tensor:
+    """Values ``(*, n)`` of a circle, moved by whole turns to the one that begins where their weights are smallest."""
+    bins = ((values - low) / period * _SECTORS).long() % _SECTORS
+    mass = torch.zeros(*values.shape[:-1], _SECTORS, dtype=torch.float64).scatter_add(-1, bins, weights)
+    around = sum(mass.roll(shift, -1) for shift in range(-2, 3))
+    # Of several that are empty the one opposite to the rest.
+    centres = 2 * math.pi * (torch.arange(_SECTORS, dtype=torch.float64) + 0.5) / _SECTORS
+    direction = torch.atan2((mass * centres.sin()).sum(-1), (mass * centres.cos()).sum(-1)).unsqueeze(-1)
+    cut = (around + 1e-6 * torch.cos(centres - direction)).argmin(-1, keepdim=True)
+    start = low + period * (cut + 0.5) / _SECTORS
+    turned = start + (values - start) % period
+    middle = (weights * turned).sum(-1, keepdim=True)
+    return turned - period * torch.floor((middle - low) / period)

@@ -178,8 +178,8 @@ class Adaptation:
         points, sizes = torch.cat([points, pilot.draws.points[seen]]), torch.cat([sizes, pilot.values[seen].abs()])
         if len(points) < _FEWEST_FOUND:
             raise ConvergenceError(
-                f"integrand: it was zero at all but {len(points)} of {self.function.calls} points looked at; expected "
-                f"{_FEWEST_FOUND} or more where it is not: integrate over a smaller region that holds them"
+                f"integrand: it was zero at {self.function.calls - len(points)} of {self.function.calls} points looked "
+                f"at; expected {_FEWEST_FOUND} or more where it is not: integrate over a smaller region that holds them"
             )
         return cover(points, sizes, seed=seed, clusters=(1,))
 

@@ -57,7 +57,8 @@ def _from_file(path: Path, name: str, spec: str, dims: int | None) -> Integrand:
         raise UsageError(f"integrand: no such file: {path}")
     module = load_file(path, f"sbi_physics_user_integrand_{path.stem}")
     if not hasattr(module, name):
-        raise UsageError(f"integrand: {path} has no {name!r}")
+        own = [key for key, one in vars(module).items() if getattr(one, "__module__", "") == module.__name__]
+        raise UsageError(f"integrand: {path} has no {name!r}; it defines: {', '.join(sorted(own)) or 'nothing'}")
     return _made(lambda: getattr(module, name), spec, dims)
 
 

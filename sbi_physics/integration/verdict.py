@@ -20,6 +20,8 @@ _MOST_PARETO_K = 0.7
 _STEADY = 0.99
 _MOST_OF_ONE = 0.05
 _LEAST_ESS = 100.0
+# A thousand times what lies as near to an upper face by volume: bounded functions have no more there.
+_LEAST_EDGE = 1e-9
 _FACES = (("a lower", 1e-140), ("an upper", 1 - 2.0**-40))
 
 
@@ -61,7 +63,7 @@ def objections(
     largest = float(weights.abs().max() / weights.abs().sum())
     if largest > _MOST_OF_ONE:
         found.append(f"a single point makes {largest:.0%} of the value")
-    relative = max(combination.error / abs(combination.value), 1e-12) if combination.value else math.inf
+    relative = max(combination.error / abs(combination.value), _LEAST_EDGE) if combination.value else math.inf
     for (face, place), edge in zip(_FACES, edge_mass(mixture), strict=True):
         if edge > relative:
             found.append(

@@ -25,9 +25,9 @@ from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.posterior.nle import NLE
 from sbi_physics.train.config import TrainConfig
 
-__all__ = ["Synthetic", "held_out_score", "learn_likelihood", "synthetic_pairs", "worth_trying"]
+__all__ = ["MOST_OBSERVABLES", "Synthetic", "held_out_score", "learn_likelihood", "synthetic_pairs", "worth_trying"]
 
-_MOST_OBSERVABLES = 20
+MOST_OBSERVABLES = 20
 _MOST_SIMULATIONS = 20_000
 _DRAWS_EACH = 5
 # Of the epochs of a posterior: for its likelihood, and for the posterior itself over that many more events, where the
@@ -58,7 +58,7 @@ def worth_trying(x: Tensor) -> bool:
     With tens of thousands of simulations the posterior network needs no help.
     """
     varies, _ = LearnedLikelihood.kinds(x)
-    return 0 < int(varies.sum()) <= _MOST_OBSERVABLES and len(x) <= _MOST_SIMULATIONS
+    return 0 < int(varies.sum()) <= MOST_OBSERVABLES and len(x) <= _MOST_SIMULATIONS
 
 
 def synthetic_pairs(

@@ -31,12 +31,16 @@ from sbi_physics.models.build import (
     training_settings,
 )
 from sbi_physics.models.density import ConditionalDensity
+from sbi_physics.models.discriminants import MOST_ENTRIES, Discriminants
+from sbi_physics.models.embedding.build import build_encoder
 from sbi_physics.models.embedding.residual import ResidualEncoder
 from sbi_physics.models.flows.build import BOX
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.flows.zuko_flow import as_flow
+from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.models.scaling import scaled_rows
 from sbi_physics.posterior.augmentation import (
+    MOST_OBSERVABLES,
     held_out_score,
     learn_likelihood,
     synthetic_pairs,
@@ -59,6 +63,8 @@ _ROWS_AT_ONCE = 1 << 16
 # Nats by which real simulations may fit worse or better than synthetic ones.  A noise of D numbers, learned too
 # wide by a share e, makes a difference of 2 D e and costs D e^2, here at most 0.02 nats.
 _INDISTINGUISHABLE = 0.3
+# Beyond so many simulations a network learns no noise by heart; nats that are worth the risk that it does.
+_MOST_FOR_DISCRIMINANTS, _CLEARLY_BETTER = 100_000, 0.05
 
 _Fitted: TypeAlias = tuple[ConditionalDensity, TrainingRecord]
 """A density, and how its training went."""
@@ -75,7 +81,9 @@ class NPE:
             features whose context is what the embedding gives; `fit` trains a copy of it.
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
-            ``(n, *x_shape)`` to ``(n, C)``; None takes ``"residual"`` for flows; ``"flat"`` is without any.
+            ``(n, *x_shape)`` to ``(n, C)``; ``"flat"`` is without any.  None takes ``"residual"`` for flows; of up to
+            100,000 observations of 21 to 1,024 numbers ``"discriminant"`` (`models.discriminants`), too, and keeps it
+            unless simulations held out are fitted better without.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         ensemble: k flows whose mixture is the posterior: a better fit where data are few, and
             wider where the flows disagree (`train.density`).
@@ -188,17 +196,19 @@ class NPE:
         pairs = training_pairs(
             self.parameters, theta_or_store, x, failed=failed, encoder=embedding, memory=self.config.memory
         )
-        fit = _Fit(self, pairs, embedding, x_obs, seed, progress)
-        density, record, augmented = fit.best(
-            self._augments(pairs, weights, isinstance(embedding, ResidualEncoder)),
-            pairs.weights(weights),
-            checkpoint,
-        )
+        fit, mass = _Fit(self, pairs, embedding, x_obs, seed, progress), pairs.weights(weights)
+        plain_numbers = isinstance(embedding, ResidualEncoder)
+        if self.embedding is None and plain_numbers and self._is_wide(pairs):
+            fit, density, record = fit.narrowest(mass, checkpoint)
+            augmented = False
+        else:
+            density, record, augmented = fit.best(self._augments(pairs, weights, plain_numbers), mass, checkpoint)
         _, ladj = _encode(density, pairs.theta.to(self.device))
         provenance = {
             "simulations": len(pairs.success),
             "failed": pairs.failed,
             "augmented": augmented,
+            "discriminants": getattr(density.context_scaling, "found", torch.zeros(())).item() or None,
             "seed": seed,
             FIRST_ROWS: first_rows(pairs.theta, pairs.x),
             "training": replace(record, seconds=time.monotonic() - began).to_dict(),
@@ -207,6 +217,14 @@ class NPE:
         }
         simulated = SimulatedCloud.fit(pairs.x, seed=derive(seed, "simulated"))
         return DirectPosterior(self.parameters, density, fit.architecture, provenance, simulated=simulated)
+
+    def _is_wide(self, pairs: TrainingPairs) -> bool:
+        """Whether observations are so long, and simulations so few, that a network may learn their noise by heart."""
+        if self.augment is True or self.config.max_seconds is not None or isinstance(pairs.x, DiskRows):
+            return False
+        varies, _ = LearnedLikelihood.kinds(pairs.x)
+        few = len(pairs.x) <= _MOST_FOR_DISCRIMINANTS
+        return few and int(varies.sum()) > MOST_OBSERVABLES and varies.numel() <= MOST_ENTRIES
 
     def _augments(self, pairs: TrainingPairs, weights: Any, plain_numbers: bool) -> bool:
         """Whether to try a fit with draws of a learned likelihood."""
@@ -260,6 +278,20 @@ class _Fit:
         # Both have the same scaling and hold out the same simulations.
         better = record.best_validation_loss < its.best_validation_loss
         return (density, record, True) if better else (other, its, False)
+
+    def narrowest(
+        self, weights: Tensor | None, checkpoint: str | None
+    ) -> "tuple[_Fit, ConditionalDensity, TrainingRecord]":
+        """The fit to the discriminants of the observations, or to all of their numbers where that is clearly better."""
+        shape = tuple(self.pairs.x.shape[1:])
+        with seeded(derive(self.seed, "encoder")):
+            narrow = replace(self, embedding=build_encoder("discriminant", shape))
+        density, record = narrow.plain(weights, None if checkpoint is None else f"{checkpoint}.discriminant")
+        other, its = self.plain(weights, checkpoint)
+        # Both have the same scaling of theta and hold out the same simulations.
+        if record.best_validation_loss < its.best_validation_loss + _CLEARLY_BETTER:
+            return narrow, density, record
+        return self, other, its
 
     def plain(self, weights: Tensor | None, checkpoint: str | None) -> _Fitted:
         """Train on the simulations."""
@@ -335,8 +367,24 @@ class _Fit:
         with seeded(derive(self.seed, "weights")):
             density = build_density(
                 self.architecture, bounds=npe.parameters.bounds, flow=flow, embedding=embedding, engine=npe.engine
-            ).fit_scaling(self.pairs.theta if theta is None else theta, self.pairs.x)
+            )
+            x, scaling = self.pairs.x, density.context_scaling
+            at = self.pairs.theta if theta is None else theta
+            if isinstance(scaling, Discriminants):
+                density.fit_scaling(at)
+                self._discriminate(scaling)
+            else:
+                density.fit_scaling(at, x)
         return density.to(npe.device)
+
+    def _discriminate(self, scaling: Discriminants) -> None:
+        """Fit discriminants to what is not held out, which they would flatter."""
+        theta, x = self.pairs.theta, self.pairs.x
+        if isinstance(x, DiskRows):
+            scaling.fit_given(x, theta)
+        else:
+            rows, _ = self._split()
+            scaling.fit_given(x[rows], theta[rows])
 
     def _encoded(self, density: ConditionalDensity, theta: Tensor, x: Tensor | DiskRows) -> list[Any]:
         encoded, _ = _encode(density, theta.to(self.npe.device))

@@ -221,7 +221,9 @@ class _Search:
         value = self.log_likelihood(theta)
         if not isinstance(value, Tensor) or value.shape != theta.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ShapeError(f"log_likelihood: expected shape ({len(theta)},), got {got}")
+            raise ShapeError(
+                f"log_likelihood: expected a tensor of shape ({len(theta)},) that torch can differentiate, got {got}"
+            )
         value = value.to(theta)
         return value + self.parameters.log_prob(theta).to(theta) if self.prior else value
 

@@ -94,6 +94,10 @@ def _limits(sets: Sequence[Samples], marks: Sequence[float] | None) -> list[tupl
     if marks is not None:
         margin = 0.05 * (high - low)
         low, high = np.minimum(low, marks - margin), np.maximum(high, marks + margin)
+    for one in sets:
+        if one.bounds is not None:
+            ends = one.bounds.double().numpy()
+            low, high = np.maximum(low, ends[:, 0]), np.minimum(high, ends[:, 1])
     return [(float(a), float(b)) if b > a else (float(a) - 1, float(a) + 1) for a, b in zip(low, high, strict=True)]
 
 
@@ -169,6 +173,12 @@ def losses(train: Sequence[float], validation: Sequence[float], best_epoch: int)
     return figure
 
 
+def check_ending(path: str | Path) -> None:
+    """Raise `UsageError` unless a path ends as figures do that can be written."""
+    if Path(path).suffix.lower() not in _ENDINGS:
+        raise UsageError(f"{path}: expected a figure that ends in {', '.join(_ENDINGS)}")
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG, PDF or SVG, by the ending of the path.
 
@@ -176,8 +186,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         UsageError: the path has another ending.
         StoreError: the file cannot be written.
     """
-    if Path(path).suffix.lower() not in _ENDINGS:
-        raise UsageError(f"{path}: expected a figure that ends in {', '.join(_ENDINGS)}")
+    check_ending(path)
     try:
         with mpl.rc_context({"svg.hashsalt": "sbi_physics"}):
             figure.savefig(path, dpi=150)

@@ -218,6 +218,12 @@ class PosteriorConfig(SimulatedConfig):
 
     job: Literal["posterior"]
     method: Annotated[NPEPart | NLEPart | NREPart | VIPart, Field(discriminator="name")] = NPEPart(name="npe")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": "npe", **value} if isinstance(value, dict) else value
+
     observation: ObservationPart = ObservationPart()
     budget: PosteriorBudget = PosteriorBudget()
     correct: CorrectPart = CorrectPart()

@@ -1,6 +1,5 @@
 """Stages of a posterior in which draws are made: by the network, corrected towards the exact one, and by MCMC."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ _SECTION = "Posterior"
 _MOST_FOR_CORNER = 12
 _GOOD_C2ST, _BAD_C2ST = 0.55, 0.6
 _MOST_FOR_C2ST = 5_000
-_CONVERGED = 50
 _WORTH_PROCESSES = 2_000
 
 
@@ -182,16 +180,16 @@ def _compared(work: Work, exact: Samples, chain: Samples, observed: Observed, *,
     if "correct" in work.inputs and corrected.exists():
         sets["corrected"] = read_samples(corrected)["corrected"]
     found = _distances(sets, exact) if distances else {}
-    if found:
+    converged = bool(chain.diagnostics.get("converged", False))
+    if found and converged:
         best = found.get("corrected", found["network"])
         kind: Any = "good" if best <= _GOOD_C2ST else "warning" if best <= _BAD_C2ST else "bad"
         told = ", ".join(f"{value:.3f} ({name})" for name, value in found.items())
         findings.verdict(kind, f"Beside MCMC on the exact likelihood: C2ST {told}; 0.5 is perfect.")
-    lengths = float(chain.diagnostics.get("lengths", math.inf))
-    if lengths < _CONVERGED:
-        findings.verdict(
-            "warning", f"The chain of MCMC has {lengths:.0f} autocorrelation times only; ask for more steps."
-        )
+    if not converged:
+        told = chain.diagnostics.get("verdict", "it is too short to say more")
+        far = "".join(f" C2ST to it, for what that is worth: {value:.3f} ({name})." for name, value in found.items())
+        findings.verdict("warning", f"MCMC is no reference here: {told}; ask for more steps.{far}")
     _table(section, exact, observed, "MCMC (emcee)")
     _corner(section, {**sets, "MCMC": exact}, observed, "of the draws of each method")
     findings.numbers(

@@ -102,7 +102,9 @@ def _held_out(analysis: Analysis, source: Source) -> int:
 
 def _fit_stage(analysis: Analysis, source: Source, last: int) -> Stage:
     config: Any = analysis.config
-    method = config.method
+    method, budget = config.method, config.budget
+    # Of simulations that are there already, all, where nothing is said.
+    most = budget.simulations if source.simulations and "simulations" in budget.model_fields_set else None
     estimator = _estimator(analysis, source)
 
     def stored(made: Mapping[str, Path]) -> Simulations:
@@ -110,10 +112,12 @@ def _fit_stage(analysis: Analysis, source: Source, last: int) -> Stage:
 
     def check(made: Mapping[str, Path]) -> None:
         file, embedding = config.observation.file, getattr(estimator, "embedding", FLAT)
-        if (source.simulations is None and "simulate" not in made) or (file is None and "observe" not in made):
+        if file is None and "observe" not in made:
             return
         with analysis.blaming("observation", *([] if file is None else ["file"])):
             observed = read_observed(made["observe"]) if file is None else Observed(read_data(analysis.resolve(file)))
+            if source.simulations is None and "simulate" not in made:
+                return
             joined, iid = method.name != "npe", config.observation.independent
             check_observed(observed, stored(made), embedding, joined=joined, iid=iid)
 
@@ -121,6 +125,8 @@ def _fit_stage(analysis: Analysis, source: Source, last: int) -> Stage:
         store = stored(work.inputs)
         if last:
             store, _ = first_and_last(store, last)
+        if most is not None and len(store) > most:
+            store, _ = first_and_last(store, len(store) - most)
         posterior = estimator.fit(
             store,
             failed=method.failed,
@@ -137,6 +143,7 @@ def _fit_stage(analysis: Analysis, source: Source, last: int) -> Stage:
         "parameters": source.parameters.to_dict(),
         "outputs": source.settings.get("outputs"),
         "held_out": last,
+        "most": most,
     }
     inputs = ("simulate",) if source.simulations is None else ()
     seed = analysis.seed("fit")

@@ -192,7 +192,9 @@ def _collect(
     labels = parameters.labels if parameters else ()
     bounds = parameters.bounds if parameters else None
     cost = Cost(time.monotonic() - density.began, 0, density.calls)
-    return Samples(values[0] if single else values, names, units, labels, None, cost, diagnostics, bounds)
+    periodic = parameters.periodic if parameters else ()
+    drawn = values[0] if single else values
+    return Samples(drawn, names, units, labels, None, cost, diagnostics, bounds, periodic)
 
 
 def _convergence(theta: Tensor, diverged: Tensor, single: bool, wanted: int) -> dict[str, Any]:

@@ -183,4 +183,5 @@ def _collect(
     units = parameters.units if parameters else ()
     labels = parameters.labels if parameters else ()
     bounds = parameters.bounds if parameters else None
-    return Samples(values, names, units, labels, None, cost, diagnostics, bounds)
+    periodic = parameters.periodic if parameters else ()
+    return Samples(values, names, units, labels, None, cost, diagnostics, bounds, periodic)

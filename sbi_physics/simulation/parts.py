@@ -95,10 +95,9 @@ class Identity:
                     "with `sbi-physics store merge`"
                 )
             words = "; ".join(
-                key if key == "parameters" else f"{key} {other.get(key)!r} there, {own[key]!r} asked for"
-                for key in differ
+                key if key == "parameters" else f"{key}: {other.get(key)!r} there, {own[key]!r} now" for key in differ
             )
-            raise StoreError(f"{path}: holds another run ({words} differs); {advice}")
+            raise StoreError(f"{path}: holds another run ({words}); {advice}")
 
 
 def finished(out: Path, identity: Identity) -> Simulations | None:

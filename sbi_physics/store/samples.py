@@ -39,6 +39,8 @@ def write_samples(path: str | Path, samples: Mapping[str, Samples]) -> None:
                 create_checked(group, "log_weights", one.log_weights.detach().cpu().numpy())
             if one.bounds is not None:
                 create_checked(group, "bounds", one.bounds.detach().cpu().numpy())
+            if any(one.periodic):
+                group.attrs["periodic"] = np.array(one.periodic)
             for key, words in (("names", one.names), ("units", one.units), ("labels", one.labels)):
                 encoded = [word.encode() for word in words]
                 width = max(1, *map(len, encoded))
@@ -77,7 +79,8 @@ def _read_group(group: h5py.Group) -> Samples:
     weights = torch.as_tensor(read_dataset(group, "log_weights")) if "log_weights" in group else None
     bounds = torch.as_tensor(read_dataset(group, "bounds")) if "bounds" in group else None
     values = torch.as_tensor(read_dataset(group, "values"))
-    return Samples(values, names, units, labels, weights, bounds=bounds)
+    periodic = tuple(map(bool, group.attrs.get("periodic", ())))
+    return Samples(values, names, units, labels, weights, bounds=bounds, periodic=periodic)
 
 
 def _word(word: str | bytes) -> str:

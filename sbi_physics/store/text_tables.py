@@ -49,6 +49,8 @@ def read_text(path: Path, choose: Callable[[Sequence[str]], list[str]], names: S
     if not rows:
         return {name: np.empty(0) for name in wanted}
     cells = [header.index(name) for name in wanted]
+    if fault := _uneven(path, rows, len(header), delimiter):
+        raise StoreError(fault)
     try:
         values = np.loadtxt([row.text for row in rows], delimiter=delimiter, quotechar='"', usecols=cells, ndmin=2)
     except ValueError as error:
@@ -95,6 +97,18 @@ def _header(
         f"{path}: expected a line of distinct names first, got {line.strip()[:_SHOWN]!r}; "
         "or name the columns by `names`, one for each"
     )
+
+
+def _uneven(path: Path, rows: Sequence[_Line], names: int, delimiter: str | None) -> str:
+    """The first row with more cells than names, in words: which cell belongs to which name cannot be said."""
+    for row in rows:
+        # Counted without the reader of quotes first, which takes its time: quotes can only make cells fewer.
+        if (len(row.text.split(delimiter)) if delimiter else len(row.text.split())) <= names:
+            continue
+        cells = _cells(row.text, delimiter)
+        if len(cells) > names + (not cells[-1]):
+            return f"{path}, line {row.number}: expected {names} cells, one for each name, got {len(cells)}"
+    return ""
 
 
 def _fault(

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from sbi_physics.core.checks import as_tensor
+from sbi_physics.core.checks import as_tensor, known_keys
 from sbi_physics.core.errors import SimulationError, UsageError
 from sbi_physics.models.embedding.build import ENCODERS, build_encoder
 from sbi_physics.models.embedding.encoder import Encoder
@@ -60,6 +60,11 @@ def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice
     if data is None or (embedding is None and isinstance(data, Mapping)):
         return None  # which will be refused, with the reason
     if embedding is None or isinstance(embedding, str):
+        if isinstance(data, Mapping):
+            raise UsageError(
+                f"embedding: expected an encoder for each of {', '.join(map(str, data))}, as they are named; "
+                f"got {embedding!r}"
+            )
         values = as_tensor(data, "x")
         shape = tuple(values.shape[1:]) if values.ndim > 1 else (1,)
         if 0 in shape:
@@ -67,7 +72,10 @@ def choose_encoder(embedding: Any, theta_or_store: Any, x: Any) -> EncoderChoice
         return build_encoder(embedding or DEFAULT_ENCODER, shape)
     if not isinstance(data, Mapping):
         raise UsageError(f"embedding: expected named observations {', '.join(embedding)} in x, got a single array")
-    shapes = {name: tuple(torch.as_tensor(data[name]).shape[1:]) for name in embedding if name in data}
+    known_keys(list(embedding), [str(name) for name in data], "embedding")
+    if missing := [str(name) for name in data if name not in embedding]:
+        raise UsageError(f"embedding: expected an encoder for each observation, got none for {', '.join(missing)}")
+    shapes = {name: tuple(torch.as_tensor(data[name]).shape[1:]) for name in embedding}
     return NamedEncoders(shapes, copy.deepcopy(dict(embedding)))
 
 

@@ -27,7 +27,13 @@ def test_a_search_with_labels(files, result, tmp_path):
         "anomaly", "search", files / "events.csv", "--mass", "m_jj", "--label", "label", "--signal-region", 3.3, 3.7,
         "-o", out, *QUICK, "--closure",
     )  # fmt: skip
-    assert {file.name for file in out.iterdir()} == {"result.json", "search.png", "spectrum.png", "scores.npy"}
+    assert {file.name for file in out.iterdir()} == {
+        "result.json",
+        "search.png",
+        "spectrum.png",
+        "scores.npy",
+        "selection.npy",
+    }
     assert found["signal_region"] == [3.3, 3.7]
     assert len(found["points"]) == 4
     assert found["largest_significance_improvement"] > 1.5

@@ -204,3 +204,19 @@ def test_failed_simulations_name_the_option_of_the_command(program, folder, tmp_
     status, _, err = program("posterior", "fit", tmp_path / "s.h5", "-o", tmp_path / "p.st", "--epochs", 1)
     assert status == 1
     assert "say --failed correct to train" in err
+
+
+def test_names_of_files_are_looked_at_before_the_work(program, folder, tmp_path):
+    fit = ["posterior", "fit", folder / "moons.h5", "--epochs", 1]
+    status, _, err = program(*fit, "-o", tmp_path / "p.h5")
+    assert (status, "expected a name that ends in .safetensors, got .h5" in err) == (2, True)
+    sample = ["posterior", "sample", folder / "moons.st", "-x", folder / "x.npy", "-o", tmp_path / "d.h5"]
+    status, _, err = program(*sample, "--plot", tmp_path / "c.jpeg2")
+    assert (status, "expected a figure that ends in" in err) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_chain_that_has_not_converged_is_no_reference(program, folder, tmp_path):
+    options = ["--simulator", "two_moons", "-x", folder / "x.npy", "-o", tmp_path / "c", "-n", 60, "--steps", 30]
+    _, out, _ = program("posterior", "compare", folder / "moons.st", *options)
+    assert "MCMC is no reference here, nor are distances from it: " in out

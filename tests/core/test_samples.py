@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributions as td
 
+import sbi_physics as sp
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.parameters import Parameter, Parameters
 from sbi_physics.core.samples import Cost, Samples
@@ -243,3 +244,45 @@ def test_arrays_become_tensors():
         Samples(values, parameters)
     with pytest.raises(UsageError, match="values: expected an array of numbers, got str"):
         Samples("abc", ("a", "b"))
+
+
+def angles(degrees, weights=None):
+    bounds = torch.tensor([[0.0, 180.0], [-torch.inf, torch.inf]])
+    values = torch.stack([torch.as_tensor(degrees) % 180, torch.as_tensor(degrees)], -1)
+    return Samples(values, ("psi", "b"), ("deg", ""), log_weights=weights, bounds=bounds, periodic=(True, False))
+
+
+@pytest.mark.parametrize("centre", [0.0, 1.0, 45.0, 90.0, 179.0])
+def test_quantiles_of_an_angle_are_those_about_it_wherever_the_cut(centre):
+    draws = centre + 4 * torch.randn(5000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    low, middle, high = angles(draws).quantile([0.16, 0.5, 0.84])[:, 0].tolist()
+    # On the turn on which their middle lies within the bounds.
+    turns = round((middle - centre) / 180) * 180
+    expected = torch.quantile(draws, torch.tensor([0.16, 0.5, 0.84], dtype=torch.float64)) + turns
+    torch.testing.assert_close(torch.tensor([low, middle, high]).double(), expected, atol=0.02, rtol=0)
+    assert high - low < 10
+    # Without the flag the interval holds all but the posterior.
+    plain = Samples(angles(draws).values, ("psi", "b")).quantile([0.16, 0.84])[:, 0]
+    assert (float(plain[1] - plain[0]) > 100) == (centre in (0.0, 1.0, 179.0))
+
+
+def test_weights_and_batches_of_angles():
+    draws = torch.cat([torch.full((500,), 2.0), torch.full((500,), 178.0), torch.full((10,), 90.0)])
+    weights = torch.where(draws == 90, -50.0, 0.0)
+    weights[draws == 178] += math.log(3.0)
+    assert angles(draws, weights).quantile(0.5)[0].item() in (178.0, -2.0)
+    batch = torch.stack([angles(draws).values, angles(draws + 40).values])
+    both = Samples(batch, ("psi", "b"), bounds=angles(draws).bounds, periodic=(True, False))
+    assert torch.equal(both.quantile([0.2, 0.8])[1], both.observation(1).quantile([0.2, 0.8]))
+    chosen = both.observation(0).select(["b", "psi"])
+    assert chosen.periodic == (False, True)
+    assert chosen.resample(50, seed=0).periodic == (False, True)
+
+
+def test_angles_come_back_from_a_file(tmp_path):
+    sp.save(angles(torch.linspace(170.0, 190.0, 50)), tmp_path / "d.h5")
+    again = sp.load(tmp_path / "d.h5")
+    assert again.periodic == (True, False)
+    assert math.sin(math.radians(2 * float(again.quantile(0.5)[0]))) == pytest.approx(0.0, abs=1e-6)
+    with pytest.raises(ShapeError, match="periodic: expected 2 flags, and bounds, got 1"):
+        Samples(torch.zeros(3, 2), ("a", "b"), periodic=(True,))

@@ -261,3 +261,40 @@ def test_unknown_options_of_other_models(model, uniform, uniform_pairs):
 def test_an_embedding_that_gives_no_summaries(uniform, uniform_pairs, quick):
     with pytest.raises(sp.ShapeError, match=r"embedding: expected summaries of shape \(2, C\)"):
         sp.NPE(uniform.parameters, embedding=nn.Unflatten(1, (2, 1)), **quick).fit(*uniform_pairs, progress=False)
+
+
+def bump(theta, seed):
+    """A line of 100 bins in normal noise: theta is its height and its place."""
+    height, place = theta[:, :1], theta[:, 1:]
+    line = height * torch.exp(-((torch.linspace(-2.0, 2.0, 100) - place) ** 2) / 0.5)
+    return line + torch.randn(len(theta), 100, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.slow
+def test_of_a_noisy_spectrum_the_discriminants_are_kept(tmp_path):
+    """They fit better, and cover as they say, where all numbers of the spectrum teach accidents."""
+    prior = sp.Parameters([sp.Parameter("height", td.Uniform(1.0, 5.0)), sp.Parameter("place", td.Uniform(-1.0, 1.0))])
+    theta, fresh = prior.sample(4000, seed=0), prior.sample(1000, seed=1)
+    x, new = bump(theta, 2), bump(fresh, 3)
+    found = sp.NPE(prior).fit(theta, x, progress=False)
+    whole = sp.NPE(prior, embedding="residual").fit(theta, x, progress=False)
+    assert found.provenance["discriminants"] < 20
+    assert whole.provenance["discriminants"] is None
+    assert float((found.log_prob(fresh, new) - whole.log_prob(fresh, new)).mean()) > 0.2
+    assert float((sp.diagnostics.sbc(found, fresh, new).coverage_68 - 0.683).abs().max()) < 0.06
+    found.save(tmp_path / "p.safetensors")
+    again = sp.load(tmp_path / "p.safetensors", device="cpu")
+    torch.testing.assert_close(again.log_prob(fresh, new), found.log_prob(fresh, new), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_of_a_wave_of_random_phase_all_numbers_are_kept():
+    """No average of a number, nor of its square, tells of the frequency."""
+    prior = sp.Parameters([sp.Parameter("frequency", td.Uniform(0.02, 0.1))])
+    theta = prior.sample(4000, seed=0)
+    phase, noise = (
+        torch.rand(4000, 1, generator=torch.Generator().manual_seed(1)),
+        torch.randn(4000, 60, generator=torch.Generator().manual_seed(2)),
+    )
+    x = 3 * torch.cos(2 * torch.pi * (theta * torch.arange(60.0) + phase)) + 0.1 * noise
+    assert sp.NPE(prior).fit(theta, x, progress=False).provenance["discriminants"] is None

@@ -147,10 +147,10 @@ def test_a_finished_run_is_opened_and_another_is_refused(user, run, digest, tmp_
     assert len(run(user("Good"), 40, out=out)) == 40
     assert (digest(out), out.stat().st_mtime_ns) == (before, stamp)
     for change, key in (
-        ({"seed": 1}, "seed 0 there, 1 asked for"),
-        ({"n": 41}, r"\(n 40 there, 41 asked for differs\); for 1 more, simulate .* another --seed, .* store merge"),
-        ({"n": 2000}, r"\(n 40 there, 2000 asked for differs\)"),
-        ({"n": 39}, r"\(n 40 there, 39 asked for differs\); choose another name"),
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"n": 41}, r"\(n: 40 there, 41 now\); for 1 more, simulate .* another --seed, .* store merge"),
+        ({"n": 2000}, r"\(n: 40 there, 2000 now\)"),
+        ({"n": 39}, r"\(n: 40 there, 39 now\); choose another name"),
         ({"theta": torch.rand(40, 2)}, "theta"),
     ):
         with pytest.raises(StoreError, match=key):

@@ -240,6 +240,9 @@ def test_a_library_that_is_not_installed_is_named(tmp_path, monkeypatch, suffix,
         ("# c\n\na,b\n1,2\n3,\n", "a.csv, line 5: column 'b': expected a number, got an empty cell"),
         ("a;b\n1;2\n3;4,5\n", "line 3: column 'b': expected a number, got '4,5'; decimals are written with a point"),
         ("a b\n1 2\n3 x4\n", "expected a number, got '1 2'"),
+        # Row numbers in front, as R writes them: nobody knows which cell belongs to which name.
+        ("a,b\n1,10,20\n2,30,40\n", "line 2: expected 2 cells, one for each name, got 3"),
+        ("a;b\n1;10\n2;30;3\n", "line 3: expected 2 cells, one for each name, got 3"),
     ],
 )
 def test_bad_text(tmp_path, content, message):
@@ -268,6 +271,11 @@ def test_whatever_parts_the_cells(tmp_path, suffix, delimiter, comment):
     assert table.names == ("mass", "tau")
     assert table.stack().tolist() == [[1.5, -2000.0], [3.5, 4.0]]
     assert read_table(path, ["tau"])["tau"].tolist() == [-2000.0, 4.0]
+
+
+def test_an_empty_cell_at_the_end_and_separators_in_quotes(tmp_path):
+    (tmp_path / "a.csv").write_text('a,"b, c"\n1,2,\n"3",4,\n')
+    assert read_table(tmp_path / "a.csv").stack().tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
 def test_pickles_are_never_opened(tmp_path):

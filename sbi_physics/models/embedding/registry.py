@@ -18,6 +18,7 @@ __all__ = ["SINGLE", "build_single", "kind_and_options"]
 
 SINGLE: dict[str, tuple[Callable[..., Encoder], dict[str, Any]]] = {
     "residual": (ResidualEncoder, {}),
+    "discriminant": (ResidualEncoder, {"discriminant": True}),
     "mlp": (MLPEncoder, {}),
     "rnn": (RecurrentEncoder, {"cell": "rnn"}),
     "gru": (RecurrentEncoder, {"cell": "gru"}),
