@@ -39,6 +39,12 @@ def test_a_search_with_labels(files, result, tmp_path):
     assert found["largest_significance_improvement"] > 1.5
     assert 0.4 < found["closure_auc"] < 0.7
     assert np.load(out / "scores.npy").shape == (4200,)
+    # What is counted is what passes the thresholds of the result.
+    selection, mass = np.load(out / "selection.npy"), np.loadtxt(files / "events.csv", delimiter=",", skiprows=1)[:, 0]
+    inside = selection[(mass > 3.3) & (mass < 3.7)]
+    assert [(inside >= point["threshold"]).sum() for point in found["points"]] == [
+        p["observed"] for p in found["points"]
+    ]
 
 
 def test_columns_by_name(files, program, tmp_path):
