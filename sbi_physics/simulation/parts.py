@@ -168,10 +168,11 @@ class Parts:
     Args:
         out: the file to be.
         identity: of the run.
+        code: a checksum of the code of the simulator; None where it is not known.
     """
 
-    def __init__(self, out: Path, identity: Identity) -> None:
-        self.out, self.identity = out, identity
+    def __init__(self, out: Path, identity: Identity, code: str | None = None) -> None:
+        self.out, self.identity, self._code = out, identity, code
         self.folder = parts_folder(out)
 
     @contextmanager
@@ -196,7 +197,7 @@ class Parts:
         """Check that the folder belongs to this run, or claim it; return the blocks that are done.
 
         Raises:
-            StoreError: the folder belongs to another run.
+            StoreError: the folder belongs to another run, or the simulator was changed since it was begun.
         """
         path = self.folder / "run.json"
         if path.exists():
@@ -204,17 +205,31 @@ class Parts:
                 there = json.loads(path.read_text())
             except (ValueError, OSError) as error:
                 raise StoreError(f"{path}: cannot be read: {error}; remove {self.folder} to start anew") from error
-            self.identity.check(there if isinstance(there, dict) else {}, self.folder)
+            known = there if isinstance(there, dict) else {}
+            self.identity.check(known, self.folder)
+            if known.get("code", self._code) != self._code:
+                self._begin_with_other_code(path)
         else:
             self._check_blocks()
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(self.identity.to_dict(), sort_keys=True))
+            self._begin(path)
         self._remove("*.tmp")
         # Not a look at each: network file systems remember for half a minute that a file is not there.
         names = set(os.listdir(self.folder))
         plan = self.identity.plan
         candidates = [number for number in range(plan.blocks) if _block_path(self.folder, number).name in names]
         return [number for number in candidates if whole_block(self.folder, number, partial(plan.theta, number))]
+
+    def _begin(self, path: Path) -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps({**self.identity.to_dict(), "code": self._code}, sort_keys=True))
+
+    def _begin_with_other_code(self, path: Path) -> None:
+        if any(self.folder.glob("block-*.h5")):
+            raise StoreError(
+                f"{self.folder}: the simulator was changed since this run was begun, which would hold rows of both; "
+                "remove that folder to begin anew, or bring the code back"
+            )
+        self._begin(path)
 
     def await_blocks(self) -> None:
         """Wait until the blocks that other machines wrote can be seen here.

@@ -169,9 +169,9 @@ def _into_file(model: Simulator, identity: Identity, out: Path, means: _Means, p
     done = finished(out, identity)
     if done is not None and not parts_folder(out).exists():
         _log.info("%s is complete: nothing is simulated", out)
-        _warn_of_changes(model, out, out)
+        _warn_of_changes(model, out)
         return done
-    parts = Parts(out, identity)
+    parts = Parts(out, identity, _code_of(model))
     with parts.locked():
         # Looked at again, now that nobody else can finish it: a kill may also have come just before the clearing up.
         done = finished(out, identity)
@@ -179,7 +179,6 @@ def _into_file(model: Simulator, identity: Identity, out: Path, means: _Means, p
             blocks = set(parts.resume())
             if blocks:
                 _log.info("%s: resuming, %d of %d blocks are done", out, len(blocks), identity.plan.blocks)
-                _warn_of_changes(model, out, parts.folder)
             if means.client is not None:
                 check_folder(means.client, parts.folder, identity)
             run = _Run(model, identity, parts.folder.resolve(), progress)
@@ -192,10 +191,18 @@ def _into_file(model: Simulator, identity: Identity, out: Path, means: _Means, p
     return Simulations.open(out)
 
 
-def _warn_of_changes(model: Simulator, out: Path, made: Path) -> None:
+def _code_of(model: Simulator) -> str | None:
+    """A checksum of the user's file that a simulator comes from."""
+    path = user_files().get(type(model).__module__)
+    if path is None or not Path(path).is_file():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _warn_of_changes(model: Simulator, out: Path) -> None:
     """Say so where the file of the simulator is newer than what was made with it."""
     path = user_files().get(type(model).__module__)
-    if path is not None and Path(path).exists() and Path(path).stat().st_mtime > made.stat().st_mtime:
+    if path is not None and Path(path).exists() and Path(path).stat().st_mtime > out.stat().st_mtime:
         _log.warning(
             "%s was changed after %s was begun, whose simulations may be of the code before; remove that file, or "
             "choose another, to simulate with the code as it is",

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import stat
 
 import pytest
@@ -79,3 +80,23 @@ def test_what_load_does_not_read(tmp_path, name):
         sp.StoreError, match=rf"{name}: expected a model .* an observation is given to `sample` as an array"
     ):
         sp.load(tmp_path / name)
+
+
+def test_a_run_that_was_begun_with_other_code_is_not_gone_on_with(tmp_path):
+    path, out = tmp_path / "shift.py", tmp_path / "x.h5"
+
+    def simulate(code):
+        path.write_text(code)
+        return sp.simulate(f"{path}:Shift", 50, out=out, workers=1, block_size=10, progress=False)
+
+    interrupted = (
+        "CALLS.append(1)\n        if len(CALLS) > {}:\n            raise KeyboardInterrupt\n        return theta"
+    )
+    after = [SIMULATOR.replace("return theta", interrupted.format(n)) + "\nCALLS = []\n" for n in (0, 2)]
+    for code in after:  # the first has made nothing yet
+        with pytest.raises(KeyboardInterrupt):
+            simulate(code)
+    with pytest.raises(sp.StoreError, match="the simulator was changed since this run was begun"):
+        simulate(SIMULATOR)
+    shutil.rmtree(tmp_path / "x.h5.parts")
+    assert simulate(SIMULATOR).counts()["ok"] == 50
