@@ -46,6 +46,7 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks.posterior.exact
 	$(BIN)/python -m benchmarks.posterior.sbibm --methods npe nle nle-points tsnpe
 	$(BIN)/python -m benchmarks.posterior.networks
+	$(BIN)/python -m benchmarks.posterior.wide
 	$(BIN)/python -m benchmarks.posterior.evidence
 	$(BIN)/python -m benchmarks.posterior.intervals
 	$(BIN)/python -m benchmarks.posterior.many

@@ -12,7 +12,7 @@ from benchmarks.machine import RESULTS
 from benchmarks.posterior.published import PUBLISHED
 from benchmarks.report_integration import events, integrals, lattice
 from benchmarks.report_mcmc import against_mcmc
-from benchmarks.report_networks import known_answers
+from benchmarks.report_networks import known_answers, wide
 from benchmarks.report_packages import evidences, intervals, networks, star_packages
 from benchmarks.report_pulsars import arrays, free_spectra
 from benchmarks.report_search_peers import search_peers
@@ -54,7 +54,7 @@ def parts_of(results: Path) -> list[str]:
     sections |= {"store_streaming": streaming, "against_mcmc": against_mcmc, "simulation_programs": programs}
     sections |= {"supernovae": union3, "networks": networks, "evidence": evidences, "intervals": intervals}
     sections |= {"galaxy_peers": star_packages, "anomaly_peers": search_peers}
-    sections |= {"known_answers": known_answers}
+    sections |= {"known_answers": known_answers, "wide": wide}
     parts: list[str] = []
     for name, section in sections.items():
         path = results / f"{name}.json"

@@ -142,8 +142,8 @@ def test_another_run_in_the_folder_is_refused(user, run, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(user("Good"), 20, out=out, workers=1)
     for change, words in (
-        ({"seed": 9}, "seed 0 there, 9 asked for"),
-        ({"block_size": 7}, "block_size 1 there, 7 asked for"),
+        ({"seed": 9}, "seed: 0 there, 9 now"),
+        ({"block_size": 7}, "block_size: 1 there, 7 now"),
     ):
         with pytest.raises(StoreError, match=words):
             run(user("Good"), 20, out=out, workers=1, **change)

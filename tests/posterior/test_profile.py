@@ -189,7 +189,7 @@ def test_budgets():
         ({"ranges": {"a": (1, 0)}}, sp.UsageError, "expected lower < upper for a"),
         ({"starts": 0}, sp.UsageError, "starts"),
         ({"seed": -1}, sp.UsageError, "seed"),
-        ({"log_likelihood": lambda t: t}, sp.ShapeError, r"log_likelihood: expected shape \(1024,\)"),
+        ({"log_likelihood": lambda t: t}, sp.ShapeError, r"log_likelihood: expected a tensor of shape \(1024,\)"),
         ({"log_likelihood": lambda t: 0.0}, sp.ShapeError, "got float"),
         ({"log_likelihood": lambda t: t.detach().sum(-1)}, sp.UsageError, "differentiable"),
         ({"log_likelihood": lambda t: t.sum(-1) * math.nan}, sp.NonFiniteError, "finite value somewhere"),

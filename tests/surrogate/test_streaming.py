@@ -170,7 +170,7 @@ def test_blocks_of_another_surrogate_are_not_taken_up(surrogate, tmp_path):
     again.fit(*events(500, GEOMETRY.size), seed=1, progress=False)
     sp.simulate(surrogate, 100, out=tmp_path / "x.h5", progress=False)
     assert again.name.startswith("surrogate-vae-")
-    with pytest.raises(sp.StoreError, match="simulator 'surrogate-vae-"):
+    with pytest.raises(sp.StoreError, match="simulator: 'surrogate-vae-"):
         sp.simulate(again, 100, out=tmp_path / "x.h5", progress=False)
 
 

@@ -98,8 +98,12 @@ def test_named_observations_need_named_encoders_and_the_other_way_round(paramete
         sp.NPE(parameters, **FLOW).fit(theta, x, progress=False)
     with pytest.raises(sp.UsageError, match="expected named observations spectrum"):
         sp.NPE(parameters, embedding={"spectrum": "mlp"}, **FLOW).fit(theta, x["counts"], progress=False)
-    with pytest.raises(sp.UsageError, match="encoders: expected one for each of"):
+    with pytest.raises(sp.UsageError, match=r"embedding: expected one of counts, spectrum; got .light."):
         sp.NPE(parameters, embedding={"light": "mlp", "counts": "mlp"}, **FLOW).fit(theta, x, progress=False)
+    with pytest.raises(sp.UsageError, match="expected an encoder for each observation, got none for spectrum"):
+        sp.NPE(parameters, embedding={"counts": "mlp"}, **FLOW).fit(theta, x, progress=False)
+    with pytest.raises(sp.UsageError, match=r"expected an encoder for each of spectrum, counts.*got .conv1d."):
+        sp.NPE(parameters, embedding="conv1d", **FLOW).fit(theta, x, progress=False)
     with pytest.raises(sp.UsageError, match="embedding: expected one of residual"):
         sp.NPE(parameters, embedding="perceptron", **FLOW)
 
