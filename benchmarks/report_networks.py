@@ -46,8 +46,8 @@ def wide(result: dict[str, Any]) -> list[str]:
         for row in sorted(result["rows"], key=lambda row: (order[row["case"]], row["simulations"], row["package"]))
     ]
     words = (
-        "A thousand fresh simulations each: mean log-density of the truth in nats; share of 68 % intervals that hold it "
-        "and share of truths above the median, of the parameter in which that is farthest off (3 % by chance). "
+        "A thousand fresh simulations each: mean log-density of the truth in nats; share of 68 % intervals that hold "
+        "it and share of truths above the median, of the parameter in which that is farthest off (3 % by chance). "
         "In brackets: how many discriminants were kept. Defaults of both packages."
     )
     head = ["case", "numbers", "simulations", "network", "log-density", "coverage", "above median", "training [s]"]
