@@ -82,8 +82,8 @@ class NPE:
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
             ``(n, *x_shape)`` to ``(n, C)``; ``"flat"`` is without any.  None takes ``"residual"`` for flows; of up to
-            100,000 observations of 21 to 1,024 numbers ``"discriminant"`` (`models.discriminants`), too, and keeps it
-            unless simulations held out are fitted better without.
+            100,000 observations of 21 to 1,024 numbers ``"discriminant"`` (`models.discriminants`), too, where there is
+            no `max_seconds`, and keeps it unless simulations held out are fitted clearly better without.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         ensemble: k flows whose mixture is the posterior: a better fit where data are few, and
             wider where the flows disagree (`train.density`).

@@ -27,6 +27,7 @@ __all__ = ["FORMAT", "SCHEMA", "read_model", "write_model"]
 FORMAT = "sbi_physics.model"
 SCHEMA = 2
 _CHECKED_SINCE = 2
+_TRIES = 5
 
 
 def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -72,6 +73,27 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         StoreError: the file is missing, empty, damaged, of another format or of a newer version.
     """
     path = Path(path)
+    for left in reversed(range(_TRIES)):
+        before = _state(path)
+        try:
+            return _read(path)
+        except StoreError:
+            # Tensors are read after the header: another process may have put a newer file there in between.
+            if not left or _state(path) == before:
+                raise
+    raise StoreError(f"{path}: is being written all the time")
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes when another file takes the place of one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise StoreError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
