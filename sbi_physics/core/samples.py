@@ -1,6 +1,5 @@
 """`Samples`: draws with their names, units, weights and what they cost."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,13 +9,12 @@ import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, positive_integer
+from sbi_physics.core.circle import on_one_turn
 from sbi_physics.core.errors import ShapeError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import numpy_generator
 
 __all__ = ["Cost", "Samples"]
-
-_SECTORS = 72
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ class Samples:
         values, weights = values.clone(), self.weights
         for i in (i for i, wraps in enumerate(self.periodic) if wraps):
             low, high = self.bounds[i].double().tolist()
-            values[..., i] = _on_one_turn(values[..., i], weights, low, high - low)
+            values[..., i] = on_one_turn(values[..., i], weights, low, high - low)
         return values
 
     def to_qtable(self) -> Any:
@@ -302,18 +300,3 @@ def _latex(label: str, unit: str) -> str:
     from astropy.units import Unit
 
     return f"{label.replace('$', '')}\\;[{Unit(unit).to_string('latex_inline').strip('$')}]"
-
-
-def _on_one_turn(values: Tensor, weights: Tensor, low: float, period: float) -> Tensor:
-    """Values ``(*, n)`` of a circle, moved by whole turns to the one that begins where their weights are smallest."""
-    bins = ((values - low) / period * _SECTORS).long() % _SECTORS
-    mass = torch.zeros(*values.shape[:-1], _SECTORS, dtype=torch.float64).scatter_add(-1, bins, weights)
-    around = sum(mass.roll(shift, -1) for shift in range(-2, 3))
-    # Of several that are empty the one opposite to the rest.
-    centres = 2 * math.pi * (torch.arange(_SECTORS, dtype=torch.float64) + 0.5) / _SECTORS
-    direction = torch.atan2((mass * centres.sin()).sum(-1), (mass * centres.cos()).sum(-1)).unsqueeze(-1)
-    cut = (around + 1e-6 * torch.cos(centres - direction)).argmin(-1, keepdim=True)
-    start = low + period * (cut + 0.5) / _SECTORS
-    turned = start + (values - start) % period
-    middle = (weights * turned).sum(-1, keepdim=True)
-    return turned - period * torch.floor((middle - low) / period)

@@ -1,8 +1,8 @@
 """Maximise over some parameters while the others are held: what profiles and likelihood ratios share.
 
 The parameters that are free climb in coordinates without bounds (`core.bijection`), shifted and scaled by the prior, so
-that a step of one is a large one for each of them.  Many problems, each with its own held values and its own starts,
-climb side by side.
+that a step of one is a large one for each of them; periodic ones walk round their circle.  Many problems, each with its
+own held values and its own starts, climb side by side.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sbi_physics.core.circle import wrapped
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import derive
 from sbi_physics.sampling.maximise import maximise
@@ -33,8 +34,9 @@ class FreeCoordinates:
     def __init__(self, parameters: Parameters, held: Sequence[int], seed: int) -> None:
         self.parameters, self.held = parameters, list(held)
         self.free = [i for i in range(len(parameters)) if i not in self.held]
+        self.wraps = torch.tensor(parameters.periodic)
         draws = parameters.sample(_SCALE_DRAWS, seed=derive(seed, "scale")).double()
-        z = parameters.bijection.to_unbounded(draws)[0]
+        z = self._to_unbounded(draws)
         low, self.centre, high = z.quantile(torch.tensor([0.16, 0.5, 0.84], dtype=torch.float64), dim=0)
         self.scale = torch.where(high > low, (high - low) / 2, 1.0)
 
@@ -49,19 +51,21 @@ class FreeCoordinates:
 
     def coordinates(self, theta: Tensor) -> Tensor:
         """W ``(*, D)`` of theta ``(*, P)``."""
-        z = self.parameters.bijection.to_unbounded(theta.double())[0]
+        z = self._to_unbounded(theta.double())
         return ((z - self.centre) / self.scale)[..., self.free]
 
     def theta(self, w: Tensor, held: Tensor) -> Tensor:
         """Theta ``(m, P)`` from the free coordinates ``(m, D)`` and the held values ``(m, P - D)``; differentiable."""
         z = self.centre.expand(len(w), -1).clone()
         z[:, self.free] = self.centre[self.free] + self.scale[self.free] * w
-        theta = self.parameters.bijection.to_support(z)[0]
-        if not self.held:
-            return theta
-        theta = theta.clone()
-        theta[:, self.held] = held.to(theta)
-        return theta
+        theta = torch.where(self.wraps, z, self.parameters.bijection.to_support(z)[0])
+        if self.held:
+            theta = theta.clone()
+            theta[:, self.held] = held.to(theta)
+        return wrapped(theta, self.parameters.bounds, self.parameters.periodic)
+
+    def _to_unbounded(self, theta: Tensor) -> Tensor:
+        return torch.where(self.wraps, theta, self.parameters.bijection.to_unbounded(theta)[0])
 
 
 @dataclass(frozen=True)

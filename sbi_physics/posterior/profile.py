@@ -15,21 +15,22 @@ The Bayesian way needs no work: the marginal posterior of some parameters is `Sa
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, batch_of, finite, known_keys, positive_integer
+from sbi_physics.core.circle import wrapped
 from sbi_physics.core.errors import BudgetError, NonFiniteError, ShapeError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive
 from sbi_physics.core.samples import Cost
 from sbi_physics.posterior.crossings import crossings
 from sbi_physics.posterior.maximum import FreeCoordinates, Problems, Solution
+from sbi_physics.posterior.profile_curve import Profile
 
-__all__ = ["Profile", "profile_likelihood"]
+__all__ = ["profile_likelihood"]
 
 _POINTS = {1: 41, 2: 21}
 # What the profile falls by at the ends of a range that is chosen: beyond three standard deviations.
@@ -38,103 +39,7 @@ _CANDIDATES = 64
 _GLOBAL_CANDIDATES = 1024
 _SWEEPS = 8
 _WORTH_A_SWEEP = 0.01
-_SETTLED = 0.05
 _REACH = tuple(2.0**k for k in range(-9, 5))
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The profile of a log-likelihood over one or two parameters of interest.
-
-    Attributes:
-        interest: their k names.
-        names: all P names.
-        units: their P units.
-        labels: their P LaTeX labels.
-        points: ``(m, k)`` values of the parameters of interest, float64; a grid is in the order of its first axis.
-        shape: of the grid, ``(m1,)`` or ``(m1, m2)``; ``(m,)`` where the points were given.
-        log_likelihood: ``(m,)`` maximised over the others, relative to the maximum over all parameters: at most 0.
-        theta: ``(m, P)`` all parameters where that maximum is.
-        estimate: ``(P,)`` the maximum over all parameters.
-        maximum: the log-likelihood there.
-        bounds: ``(k, 2)`` of the parameters of interest.
-        unsettled: by how many nats the profile still rose when the search ended.
-        stopped: ``"converged"`` or ``"budget"``.
-        cost: seconds and rows at which the likelihood was evaluated.
-    """
-
-    interest: tuple[str, ...]
-    names: tuple[str, ...]
-    units: tuple[str, ...]
-    labels: tuple[str, ...]
-    points: Tensor
-    shape: tuple[int, ...]
-    log_likelihood: Tensor
-    theta: Tensor
-    estimate: Tensor
-    maximum: float
-    bounds: Tensor
-    unsettled: float
-    stopped: str
-    cost: Cost
-
-    @property
-    def converged(self) -> bool:
-        """Whether further starts did not raise the profile any more."""
-        return self.stopped == "converged" and self.unsettled <= _SETTLED
-
-    def threshold(self, level: float) -> float:
-        """By how many nats the profile falls at the edge of the set of this level (Wilks)."""
-        from scipy.stats import chi2
-
-        return 0.5 * float(chi2.ppf(_probability(level), len(self.interest)))
-
-    def contains(self, level: float = 0.68) -> Tensor:
-        """Which of the points are inside the confidence set: boolean ``(m,)``."""
-        return self.log_likelihood >= -self.threshold(level)
-
-    def interval(self, level: float = 0.68) -> Tensor:
-        """Lower and upper end of the confidence set for each parameter of interest: ``(k, 2)``.
-
-        Of a set in pieces these are the outermost ends; for two parameters they bound the joint set.  Where the end
-        lies beyond the points it is the bound of the parameter, which is infinite where there is none.
-        """
-        most = self.threshold(level)
-        columns = [self.names.index(name) for name in self.interest]
-        rows = []
-        for axis, column in enumerate(columns):
-            at, value = self._along(axis)
-            at = torch.cat([at, self.estimate[column].reshape(1)])
-            value = torch.cat([value, value.new_zeros(1)])
-            rows.append(crossings(at, value, most, self.bounds[axis]).clamp(*self.bounds[axis].to(at)))
-        return torch.stack(rows)
-
-    @property
-    def verdict(self) -> str:
-        """One plain sentence: the intervals, and whether the search can be trusted."""
-        parts = []
-        for name, (low, high) in zip(self.interest, self.interval().tolist(), strict=True):
-            i = self.names.index(name)
-            unit = f" {self.units[i]}" if self.units[i] else ""
-            parts.append(f"{name} = {float(self.estimate[i]):.4g}, 68 % within [{low:.4g}, {high:.4g}]{unit}")
-        nuisance = len(self.names) - len(self.interest)
-        others = f"{nuisance} nuisance parameter{'' if nuisance == 1 else 's'}"
-        how = f"{others} maximised at each of {len(self.points)} points"
-        if self.converged:
-            trust = "converged"
-        elif self.stopped == "budget":
-            trust = "not converged: the budget ended; give it more calls or seconds"
-        else:
-            trust = f"not converged: the profile still rose by {self.unsettled:.2g} nats; give it more starts or steps"
-        return f"{'; '.join(parts)}; {how}; {trust}"
-
-    def _along(self, axis: int) -> tuple[Tensor, Tensor]:
-        """Values of one parameter of interest, and the profile over it alone."""
-        if len(self.interest) == 1 or len(self.shape) == 1:
-            return self.points[:, axis], self.log_likelihood
-        grid = self.log_likelihood.view(self.shape).movedim(axis, 0)
-        at = self.points[:, axis].view(self.shape).movedim(axis, 0)[:, 0]
-        return at, _peaks(grid)
 
 
 def profile_likelihood(
@@ -164,7 +69,7 @@ def profile_likelihood(
         interest: one or two names.
         points: how many along each axis of a grid (41 for one parameter, 21 each for two), or the points ``(m, k)``.
         ranges: from where to where the grid goes, by name; where the profile has fallen by 5 nats (6.5 for two) if
-            not stated.
+            not stated. That of a periodic parameter may go beyond a bound.
         prior: whether to add the log-density of the prior: the profile is then that of the posterior, and no
             frequentist set.
         starts: climbs at each point.
@@ -271,14 +176,16 @@ class _Search:
     def _inside(self, grid: Tensor) -> Tensor:
         theta = self.best.theta.expand(len(grid), -1).clone()
         theta[:, self.columns] = grid
-        self.parameters.check_within(theta, "points")
+        self.parameters.check_within(wrapped(theta, self.parameters.bounds, self.parameters.periodic), "points")
         return grid
 
     def _range(self, column: int) -> tuple[float, float]:
         """Where the profile of one parameter has fallen far enough, found in doubling steps either way."""
         depth = _DEPTH[len(self.columns)]
-        low, high = self.parameters.bounds[column].tolist()
-        centre = float(self.best.theta[0, column])
+        bounds, centre = self.parameters.bounds[column], float(self.best.theta[0, column])
+        if self.parameters.periodic[column]:
+            bounds = centre + (bounds - bounds.mean())
+        low, high = bounds.tolist()
         draws = self.parameters.sample(2048, seed=derive(self.seed, "width")).double()[:, column]
         width = float(draws.quantile(0.84) - draws.quantile(0.16)) or 1.0
         steps = torch.tensor(_REACH, dtype=torch.float64) * width
@@ -289,10 +196,9 @@ class _Search:
         value = self._climb(problem, starts, quick=True).value - self.best.value
         at = torch.cat([at, torch.tensor([centre], dtype=torch.float64)])
         value = torch.cat([value, value.new_zeros(1)]).clamp(max=0.0)
-        ends = crossings(at, value, depth, self.parameters.bounds[column])
-        reach = (float(at.min()), float(at.max()))
+        pieces = crossings(at, value, depth, bounds)
         # Beyond the farthest point nothing is known: the grid ends there.
-        return tuple(e if math.isfinite(e) else r for e, r in zip(ends.tolist(), reach, strict=True))  # type: ignore[return-value]
+        return max(float(pieces[0, 0]), float(at.min())), min(float(pieces[-1, 1]), float(at.max()))
 
     def solve(self, grid: Tensor) -> tuple[Solution, float]:
         """Maximise at each point; by how much the last round still raised one of them."""
@@ -344,6 +250,7 @@ class _Search:
             unsettled,
             "budget" if self.spent() else "converged",
             Cost(time.monotonic() - self.began, 0, self.calls),
+            tuple(p.periodic[i] for i in self.columns),
         )
 
     def _check_budget(self) -> None:
@@ -360,20 +267,3 @@ def _neighbours(grid: Tensor) -> Tensor:
     distance = torch.cdist(grid / spread, grid / spread)
     distance.fill_diagonal_(torch.inf)
     return distance.topk(min(2 * k, max(m - 1, 1)), largest=False).indices
-
-
-def _peaks(grid: Tensor) -> Tensor:
-    """The maxima of rows ``(m1, m2)``, between the points of a row by the parabola through the highest three."""
-    top = grid.argmax(1).clamp(1, grid.shape[1] - 2)
-    left, middle, right = (grid.gather(1, (top + i).unsqueeze(1)).squeeze(1) for i in (-1, 0, 1))
-    bend = left - 2 * middle + right
-    slope = (right - left) / 2
-    peak = middle - slope.square() / (2 * torch.where(bend < 0, bend, -torch.inf))
-    inside = (slope / bend.abs().clamp(min=1e-300)).abs() <= 1
-    return torch.where(inside, peak, grid.amax(1)).clamp(max=0.0)
-
-
-def _probability(level: float) -> float:
-    if not 0 < level < 1:
-        raise UsageError(f"level: expected a probability in (0, 1), got {level!r}")
-    return float(level)

@@ -20,7 +20,8 @@ from sbi_physics.core.errors import UsageError
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.posterior.posterior import Posterior
-from sbi_physics.posterior.profile import Profile, profile_likelihood
+from sbi_physics.posterior.profile import profile_likelihood
+from sbi_physics.posterior.profile_curve import Profile
 
 __all__ = ["profile_posterior"]
 
@@ -84,11 +85,11 @@ def _reach(posterior: DirectPosterior, x_obs: Any) -> Tensor:
     A flow lives on the whole real line, and its density next to a bound is that of its tail times a Jacobian without
     limit: beyond the last draws it may rise without end, whatever the data say.
     """
-    bounds = posterior.parameters.bounds.T.double()
+    bounds, wraps = posterior.parameters.bounds.T.double(), torch.tensor(posterior.parameters.periodic)
     draws = posterior.sample(_DRAWS, x_obs).values.double()
     low, high = draws.quantile(draws.new_tensor([_TAIL, 1 - _TAIL]), dim=0)
     near = _NEAR * (high - low)
     return torch.stack([
-        torch.where(low - bounds[0] < near, low, -torch.inf),
-        torch.where(bounds[1] - high < near, high, torch.inf),
+        torch.where((low - bounds[0] < near) & ~wraps, low, -torch.inf),
+        torch.where((bounds[1] - high < near) & ~wraps, high, torch.inf),
     ])  # fmt: skip

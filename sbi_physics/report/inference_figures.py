@@ -13,7 +13,7 @@ from sbi_physics.diagnostics.coverage_fit import LocalCoverage
 from sbi_physics.diagnostics.probabilities import Reliability
 from sbi_physics.posterior.confidence import ConfidenceRegion
 from sbi_physics.posterior.evidence import EvidenceComparison
-from sbi_physics.posterior.profile import Profile
+from sbi_physics.posterior.profile_curve import Profile
 from sbi_physics.report.style import BAND, COLOURS, headline, panels
 
 __all__ = ["confidence_region", "coverage_map", "model_probabilities", "profile", "reliability_curve"]
@@ -50,7 +50,7 @@ def profile(result: Profile, levels: Sequence[float] = _LEVELS) -> Figure:
 def _curve(axis: Axes, result: Profile, levels: Sequence[float]) -> None:
     order = result.points[:, 0].argsort()
     at, value = result.points[order, 0].numpy(), result.log_likelihood[order].numpy()
-    best = float(result.estimate[result.names.index(result.interest[0])])
+    best = float(result.best[0])
     deepest = max(result.threshold(level) for level in levels)
     # Between the points the root of the fall is a straight line, as in `Profile.interval`.
     grid = np.linspace(at.min(), at.max(), 1000)
@@ -81,7 +81,7 @@ def _contours(figure: Figure, axis: Axes, result: Profile, levels: Sequence[floa
         style: dict[str, Any] = {"colors": [COLOURS[1]], "linestyles": "--" if i else "-", "linewidths": 1.4}
         axis.contour(x, y, depth, levels=[result.threshold(level)], **style)
         axis.plot([], [], color=COLOURS[1], linestyle="--" if i else "-", label=f"{level:.0%} set")
-    best = [float(result.estimate[result.names.index(name)]) for name in result.interest]
+    best = result.best.tolist()
     axis.plot(best[:1], best[1:], "*", color=COLOURS[4], markeredgecolor="black", markersize=11, label="maximum")
 
 

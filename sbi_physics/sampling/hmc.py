@@ -2,7 +2,7 @@
 
 Trajectories of random length (`sampling.hamiltonian`), step size and mass matrix learned in a warm-up from all chains
 of a density (`sampling.adaptation`).  For densities of one mode that are differentiable, in any number of dimensions;
-where there may be several modes, `tempered_smc` finds them.
+where there may be several modes, `tempered_smc` finds them (an angle about the place where its circle is cut has two).
 """
 
 import math

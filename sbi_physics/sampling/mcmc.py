@@ -16,6 +16,7 @@ import torch
 from emcee.ensemble import walkers_independent
 
 from sbi_physics.core.checks import as_tensor, finite, positive_integer, resolve_device
+from sbi_physics.core.circle import on_one_turn, wrapped
 from sbi_physics.core.errors import BudgetError, ShapeError, SupportError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.progress import progress_bar
@@ -23,6 +24,7 @@ from sbi_physics.core.protocols import LogDensity
 from sbi_physics.core.random import derive, numpy_generator
 from sbi_physics.core.samples import Cost, Samples
 from sbi_physics.diagnostics.chains import autocorrelation_time, chain_report
+from sbi_physics.sampling.stretch import CircularStretchMove
 from sbi_physics.sampling.target import checked_log_density
 
 __all__ = ["mcmc"]
@@ -51,7 +53,8 @@ def mcmc(
             without replacement; more than 2 P of them.
         steps: steps of each walker.
         walkers: number of walkers; None takes ``max(2 P + 2, 32)``.
-        parameters: gives the result its names and units.
+        parameters: gives the result its names and units; walkers go round the circle of those that are periodic, and
+            `log_prob` sees them within their bounds.
         seed: of the starting points and the moves.
         device: where `log_prob` is evaluated.
         max_calls: most evaluations of `log_prob`.
@@ -70,7 +73,7 @@ def mcmc(
         SupportError: a starting point has zero density.
         BudgetError: the budget allows fewer than two steps.
     """
-    start = _starting_points(initial, walkers, seed)
+    start = _starting_points(initial, walkers, parameters, seed)
     walkers, dims = start.shape
     where = resolve_device(device)
     calls = 0
@@ -96,7 +99,9 @@ def mcmc(
         raise SupportError(
             f"initial: {int((~np.isfinite(first)).sum())} of {walkers} starting points have zero density"
         )
-    sampler = emcee.EnsembleSampler(walkers, dims, evaluate, vectorize=True)
+    circular = parameters is not None and any(parameters.periodic)
+    move = CircularStretchMove(parameters.bounds, parameters.periodic) if parameters and circular else None
+    sampler = emcee.EnsembleSampler(walkers, dims, evaluate, vectorize=True, moves=move)
     sampler.log_prob_fn = evaluate  # the wrapper that emcee puts around it prints a traceback beside the error
     random = np.random.RandomState(derive(seed, "emcee") % 2**32)
     state = emcee.State(start, log_prob=first, random_state=random.get_state())
@@ -105,11 +110,16 @@ def mcmc(
     return _collect(sampler, done, parameters, dims, Cost(time.monotonic() - began, 0, calls))
 
 
-def _starting_points(initial: Any, walkers: int | None, seed: int) -> np.ndarray[Any, Any]:
+def _starting_points(
+    initial: Any, walkers: int | None, parameters: Parameters | None, seed: int
+) -> np.ndarray[Any, Any]:
     values = initial.values if isinstance(initial, Samples) else initial
     points = finite(as_tensor(values, "initial", dtype=torch.float64), "initial").cpu()
     if points.ndim != 2:
         raise ShapeError(f"initial: expected shape (m, P), got {tuple(points.shape)}")
+    if parameters is not None:
+        parameters.check_width(points)
+        points = wrapped(points, parameters.bounds, parameters.periodic)
     points = torch.unique(points, dim=0)
     m, dims = points.shape
     count = max(2 * dims + 2, 32) if walkers is None else positive_integer(walkers, "walkers")
@@ -154,11 +164,24 @@ def _advance(
     return done
 
 
+def _on_one_turn(chain: np.ndarray[Any, Any], parameters: Parameters | None) -> np.ndarray[Any, Any]:
+    """Chains ``(steps, walkers, P)`` whose periodic parameters do not jump where their circle is cut."""
+    if parameters is None or not any(parameters.periodic):
+        return chain
+    chain = chain.copy()
+    for i in np.flatnonzero(parameters.periodic):
+        low, high = parameters.bounds[i].tolist()
+        values = torch.as_tensor(chain[..., i].reshape(-1))
+        chain[..., i] = on_one_turn(values, torch.ones_like(values), low, high - low).view(chain.shape[:2])
+    return chain
+
+
 def _collect(
     sampler: emcee.EnsembleSampler, done: int, parameters: Parameters | None, dims: int, cost: Cost
 ) -> Samples:
     chain = sampler.get_chain()[:done]
-    longest = float(autocorrelation_time(chain).max()) if done >= _SHORTEST else math.inf
+    judged = _on_one_turn(chain, parameters)
+    longest = float(autocorrelation_time(judged).max()) if done >= _SHORTEST else math.inf
     burn_in = min(max(done // 10, math.ceil(2 * longest) if math.isfinite(longest) else done), done // 2)
     kept = chain[burn_in:]
     values = torch.as_tensor(np.ascontiguousarray(kept.swapaxes(0, 1)).reshape(-1, dims))
@@ -170,7 +193,7 @@ def _collect(
         "converged": False,
     }
     if len(kept) >= _SHORTEST:
-        report = chain_report(kept, parameters.names if parameters else None)
+        report = chain_report(judged[burn_in:], parameters.names if parameters else None)
         diagnostics |= {
             "autocorrelation_time": float(report.autocorrelation_time.max()),
             "lengths": report.lengths,

@@ -115,6 +115,53 @@ def test_bounds():
     assert flat.interval()[0].tolist() == [0.0, math.inf]  # the bounds, where the points do not reach the ends
 
 
+def turned(centre, precision):
+    """A likelihood of an angle of half a turn that goes along with a nuisance parameter."""
+    return lambda t: precision * (torch.cos(math.pi / 90 * (t[:, 0] - centre) - 0.2 * t[:, 1]) - 1) - 2.0 * t[:, 1] ** 2
+
+
+AXIS = Parameters(
+    [Parameter("phi", td.Uniform(0.0, 180.0), unit="deg", periodic=True), Parameter("a", td.Normal(0.0, 3.0))]
+)
+
+
+@pytest.mark.parametrize("centre", [0.3, 90.0, 179.9])
+@pytest.mark.parametrize("interest", ["phi", ["phi", "a"]])
+def test_an_angle_is_the_same_everywhere_on_its_circle(centre, interest):
+    """Its cut is no place of its own: the intervals are those of the middle, moved."""
+    here, middle = (profile_likelihood(turned(c, 30.0), AXIS, interest, points=15, starts=4) for c in (centre, 90.0))
+    torch.testing.assert_close(here.interval()[0] - centre, middle.interval()[0] - 90.0, rtol=0, atol=0.02)
+    torch.testing.assert_close(here.interval()[1:], middle.interval()[1:], rtol=0, atol=0.02)
+    assert here.converged
+    assert AXIS.within(here.theta).all()
+    assert float(here.best[0]) == pytest.approx(centre, abs=0.01)
+    # The same angle that is not said to be one ends at its bounds.
+    flat = Parameters([Parameter("phi", td.Uniform(0.0, 180.0)), Parameter("a", td.Normal(0.0, 3.0))])
+    cut = profile_likelihood(turned(centre, 30.0), flat, interest, points=15, starts=4).interval()[0]
+    assert (torch.allclose(cut, here.interval()[0], atol=0.3)) == (centre == 90.0)
+
+
+def test_a_nuisance_angle_at_its_cut():
+    """Its best value is on either side of the cut, in turn: the climb goes over it."""
+    profiles = [profile_likelihood(turned(c, 30.0), AXIS, "a", points=15, starts=1, steps=20) for c in (0.0, 90.0)]
+    torch.testing.assert_close(profiles[0].log_likelihood, profiles[1].log_likelihood, rtol=0, atol=1e-4)
+
+
+def test_sets_in_pieces():
+    def two(t):
+        narrow = 40.0
+        return torch.logaddexp(turned(2.0, narrow)(t), turned(95.0, narrow)(t) - 0.2)
+
+    profile = profile_likelihood(two, AXIS, "phi", points=91)
+    (first, second), (low, high) = profile.pieces()[0], profile.interval()[0].tolist()
+    assert first.mean() == pytest.approx(2.0, abs=0.3)
+    assert second.mean() == pytest.approx(95.0, abs=0.3)
+    assert (low, high) == (float(first[0]), float(second[1]))
+    assert "] or [" in profile.verdict
+    everywhere = profile_likelihood(turned(2.0, 0.1), AXIS, "phi", points=9)
+    assert everywhere.interval()[0].tolist() == [0.0, 180.0]
+
+
 def test_the_prior_can_be_added():
     """The profile of a Gaussian posterior: precision 1 / 9 of the prior of a joins that of the likelihood."""
     whole = Parameters.from_prior(td.MultivariateNormal(torch.zeros(4), 4.0 * torch.eye(4)), names=list("abcd"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributions as td
+from scipy.stats import kstest, uniform, vonmises
 
 from sbi_physics.core.errors import BudgetError, NonFiniteError, ShapeError, SupportError, UsageError
 from sbi_physics.core.parameters import Parameter, Parameters
@@ -227,3 +228,37 @@ def test_a_density_in_numpy():
 
     samples = mcmc(log_prob, torch.randn(100, 2, generator=torch.Generator().manual_seed(0)), steps=100, progress=False)
     assert samples.values.shape[1] == 2
+
+
+CIRCLE = Parameters([Parameter("phi", td.Uniform(0.0, 2 * np.pi), periodic=True), Parameter("a", td.Normal(0.0, 3.0))])
+
+
+@pytest.mark.parametrize(("mean", "concentration"), [(0.1, 4.0), (6.2, 60.0), (3.0, 0.3), (1.0, 0.0)])
+def test_walkers_go_round_a_circle(mean, concentration, run):
+    """An angle that depends on another parameter: phi - a / 2 is of von Mises, wherever the circle is cut."""
+
+    def log_prob(theta):
+        assert CIRCLE.within(theta).all()
+        return concentration * torch.cos(theta[:, 0] - mean - 0.5 * theta[:, 1]) - 0.5 * theta[:, 1] ** 2
+
+    initial = CIRCLE.sample(200, seed=1)
+    initial[:100, 0] += 2 * np.pi
+    samples = run(log_prob, initial, steps=5000, parameters=CIRCLE, seed=3)
+    assert samples.diagnostics["converged"], samples.diagnostics["verdict"]
+    every = int(2 * samples.diagnostics["autocorrelation_time"])
+    walks = samples.values.view(samples.diagnostics["chains"], -1, 2)[:, ::every].reshape(-1, 2).numpy()
+    away = np.remainder(walks[:, 0] - 0.5 * walks[:, 1] - mean + np.pi, 2 * np.pi) - np.pi
+    exact = vonmises(concentration) if concentration else uniform(-np.pi, 2 * np.pi)
+    assert kstest(away, exact.cdf).pvalue > 1e-3
+    assert kstest(walks[:, 1], "norm").pvalue > 1e-3
+
+
+def test_walkers_do_not_go_round_an_interval(run):
+    """The same density cut open: the walkers on either side do not meet."""
+    flat = Parameters([Parameter("phi", td.Uniform(0.0, 2 * np.pi)), Parameter("a", td.Normal(0.0, 3.0))])
+
+    def log_prob(theta):
+        value = 4 * torch.cos(theta[:, 0] - 0.1 - 0.5 * theta[:, 1]) - 0.5 * theta[:, 1] ** 2
+        return torch.where(flat.within(theta), value, -torch.inf)
+
+    assert not run(log_prob, CIRCLE.sample(200, seed=1), steps=5000, parameters=flat, seed=3).diagnostics["converged"]
