@@ -1,6 +1,7 @@
 """The events of a resonance search, checked once: features, mass, weights, and the region where a signal may be."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -127,8 +128,13 @@ def checked_weights(weights: Any, n: int, name: str = "weights") -> Tensor:
     return w
 
 
-def split_regions(events: Events, region: SignalRegion) -> tuple[Events, Events]:
+def split_regions(events: Events, region: SignalRegion, names: Sequence[str] = ()) -> tuple[Events, Events]:
     """The events in the signal region, and those of the control region, which must be on both sides of it.
+
+    Args:
+        events: all of them.
+        region: where a signal may be.
+        names: of the features, for messages.
 
     Raises:
         SupportError: the region is outside the masses, the control region lacks a side, or a feature is constant.
@@ -152,7 +158,11 @@ def split_regions(events: Events, region: SignalRegion) -> tuple[Events, Events]
     constant = (control.features.amax(0) == control.features.amin(0)).nonzero()[:, 0].tolist()
     if constant:
         value = float(control.features[0, constant[0]])
-        raise SupportError(f"features: column {constant[0]} is {value:g} throughout the control region; leave it out")
+        name = names[constant[0]] if constant[0] < len(names) else f"column {constant[0]}"
+        raise SupportError(
+            f"features: {name} is {value:g} throughout the control region, from which nothing can be learned; leave it "
+            "out of the features (a column that marks signal is a label)"
+        )
     signal = events.rows(inside)
     for name, part in {"signal": signal, "control": control}.items():
         total = float(part.weights.sum())

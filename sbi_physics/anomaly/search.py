@@ -67,6 +67,7 @@ class ResonantSearch:
             in TeV or GeV where all masses are below it.
         config: settings of the training of the density that differ from those of `train.config.TrainConfig`.
         classifier_options: of the classifiers.
+        names: of the features, for messages; their numbers where there are none.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         engine: how flows are run, see `models.flows.engines`.
         **options: of the model of the density.
@@ -92,6 +93,7 @@ class ResonantSearch:
         sqrt_s: float | None = None,
         config: Mapping[str, Any] | None = None,
         classifier_options: Mapping[str, Any] | None = None,
+        names: Sequence[str] = (),
         device: str | torch.device = "auto",
         engine: str = "auto",
         **options: Any,
@@ -104,6 +106,7 @@ class ResonantSearch:
         build_template(method)
         if not oversampling > 0:
             raise UsageError(f"oversampling: expected a number above 0, got {oversampling!r}")
+        self.names = tuple(names)
         self.method, self.oversampling = method, float(oversampling)
         self.mass_model, self.sqrt_s = mass_model, sqrt_s
         MassModel(mass_model, self.region, sqrt_s)
@@ -158,7 +161,7 @@ class ResonantSearch:
         """
         check_seed(seed)
         events = checked_events(features, mass, weights)
-        signal, control = split_regions(events, self.region)
+        signal, control = split_regions(events, self.region, self.names)
         simulated = None
         if simulation is not None:
             if len(simulation) not in (2, 3):

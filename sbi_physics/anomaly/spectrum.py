@@ -215,8 +215,8 @@ class SpectrumFit:
     def __str__(self) -> str:
         window = f"without {self.window[0]:g} to {self.window[1]:g}, " if self.window is not None else ""
         return (
-            f"{self.order} parameters, {window}chi2 / ndf = {self.chi2:.1f} / {self.ndf}, p-value {self.p_value:.2g}"
-            + ("" if self.converged else "; the fit did not converge")
+            f"{self.order} parameters, {window}chi2 / ndf = {self.chi2:.1f} / {self.ndf}, "
+            f"p-value of the deviance {self.p_value:.2g}" + ("" if self.converged else "; the fit did not converge")
         )
 
     def _binned(self, edges: Array) -> BinnedFunction:

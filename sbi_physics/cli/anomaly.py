@@ -12,7 +12,7 @@ from sbi_physics.cli.common import (
     QuietOption,
     SeedOption,
     check_writable,
-    make_folder,
+    new_folder,
 )
 
 if TYPE_CHECKING:
@@ -84,13 +84,13 @@ def search(
     from sbi_physics.anomaly.significance import significance_improvement
 
     output = Output(json, quiet)
-    make_folder(out)
     x, m, w, labels, names = _columns(events, mass, feature, name, weights, label)
-    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device)
+    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device, names)
     searcher = ResonantSearch(signal_region, ensemble=ensemble, **settings)
     inside = searcher.region.holds(m)
     signal = None if labels is None else _signal(events, label, labels[inside])
-    searcher.fit(x, m, weights=w, seed=seed, progress=output.progress)
+    with new_folder(out):
+        searcher.fit(x, m, weights=w, seed=seed, progress=output.progress)
     result = searcher.search(seed=seed)
     text, found, improvement = str(result), result.to_dict(), None
     if signal is not None:
@@ -136,8 +136,8 @@ def scan(
     output = Output(json, quiet)
     check_writable(out)
     windows = [_window(one) for one in window]
-    x, m, w, _, _ = _columns(events, mass, feature, name, weights, None)
-    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device)
+    x, m, w, _, names = _columns(events, mass, feature, name, weights, None)
+    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device, names)
     found = scan_regions(x, m, windows, weights=w, seed=seed, progress=output.progress, **settings)
     save_figure(region_scan_figure(found, unit=unit), out)
     rows = [
@@ -187,7 +187,7 @@ def inject(
     check_writable(out)
     x, m, w, _, names = _columns(events, mass, feature, name, weights, None)
     x_signal, m_signal, _, _, _ = _columns(signal, mass, names, name, None, None)
-    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device)
+    settings = _settings(method, model, classifier, folds, members, epochs, sqrt_s, device, names)
     searcher = ResonantSearch(signal_region, **settings)
     found = run(searcher, x, m, x_signal, m_signal, number, weights=w, draws=draws, seed=seed, progress=output.progress)
     save_figure(injection_figure(found), out)
@@ -286,6 +286,7 @@ def _settings(
     epochs: int | None,
     sqrt_s: float | None,
     device: str,
+    names: list[str],
 ) -> dict[str, Any]:
     """What all verbs hand on to a search."""
     return {
@@ -297,6 +298,7 @@ def _settings(
         "config": {} if epochs is None else {"epochs": epochs},
         "sqrt_s": sqrt_s,
         "device": device,
+        "names": names,
     }
 
 

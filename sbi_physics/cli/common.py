@@ -128,6 +128,23 @@ def make_folder(path: Path) -> None:
         raise StoreError(f"{path}: the folder cannot be made: {error.strerror}") from error
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Make a folder for results before the work; one that was made for nothing, as the work failed, goes again.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    known = path.exists()
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if not known and not any(path.iterdir()):
+            path.rmdir()
+        raise
+
+
 def check_hdf5_name(path: Path) -> None:
     """Refuse a name that promises another format than HDF5.
 

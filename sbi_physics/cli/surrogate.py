@@ -46,6 +46,9 @@ class Format(StrEnum):
 
 app = typer.Typer(help="Surrogates of simulators.", no_args_is_help=True)
 
+OutputNameOption = Annotated[
+    str | None, typer.Option("--output", help="Of simulations with named outputs: the one that is learned.")
+]
 ModelArgument = Annotated[Path, typer.Argument(help="A surrogate file.")]
 
 
@@ -62,6 +65,7 @@ def fit(
     calorimeter: Annotated[
         Calorimeter | None, typer.Option(help="Learn layers first, then voxels, in this geometry.")
     ] = None,
+    output_name: OutputNameOption = None,
     threshold: Annotated[float, typer.Option(help="Smallest energy of a voxel, with --calorimeter.")] = 1.0,
     ensemble: Annotated[int, typer.Option(help="Flows whose mixture is the density.")] = 1,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data at most, for the last stage.")] = None,
@@ -79,7 +83,7 @@ def fit(
     output = Output(json, quiet)
     check_model_name(out)
     geometry = _geometry(calorimeter)
-    store = _events(simulations, None if geometry is None else geometry.size)
+    store = _events(simulations, None if geometry is None else geometry.size, output_name)
     given: dict[str, Any] = {k: v for k, v in {"epochs": epochs, "max_seconds": max_seconds}.items() if v is not None}
     surrogate = sp.Surrogate(
         model,
@@ -199,6 +203,7 @@ def check(
     model: ModelArgument,
     simulations: Annotated[Path, typer.Argument(help="Real events that the surrogate was not trained on.")],
     plot: Annotated[Path | None, typer.Option(help="Page of plots to write (.png, .pdf, .svg).")] = None,
+    output_name: OutputNameOption = None,
     simulator: Annotated[str | None, typer.Option(help="What it stands in for, to be timed beside it.")] = None,
     most: Annotated[int, typer.Option(help="Events to use at most.")] = 100_000,
     epochs: Annotated[int, typer.Option(help="Of the classifiers.")] = 50,
@@ -210,16 +215,14 @@ def check(
     quiet: QuietOption = False,
 ) -> None:
     """Measure how far generated events are from real ones, and how fast they come."""
-    import sbi_physics as sp
     from sbi_physics.simulation.resolve import resolve_simulator
 
     output = Output(json, quiet)
     check_figure(plot)
     surrogate = _surrogate(model, device)
     shape = surrogate.x_shape
-    theta, x = _events(simulations, shape[0] if len(shape) == 1 else None).training_set()
-    if isinstance(x, dict):
-        raise sp.UsageError(f"{simulations}: expected one output, got several: {', '.join(x)}")
+    theta, x = _events(simulations, shape[0] if len(shape) == 1 else None, output_name).training_set()
+    assert not isinstance(x, dict), "one output was chosen"
     with foreign_code():
         beside = None if simulator is None else resolve_simulator(simulator)
         report = surrogate.check(
@@ -279,12 +282,20 @@ def _geometry(calorimeter: Calorimeter | None) -> "VoxelGeometry | None":
     return known[calorimeter]
 
 
-def _events(path: Path, voxels: int | None) -> "Simulations":
-    """Simulations of a file of either format."""
+def _events(path: Path, voxels: int | None, output: str | None) -> "Simulations":
+    """Simulations of a file of either format, with one output."""
     import sbi_physics as sp
     from sbi_physics.store.calochallenge import holds_showers, read_simulations
 
-    return read_simulations(path, voxels=voxels) if holds_showers(path) else sp.Simulations.open(path)
+    if holds_showers(path):
+        return read_simulations(path, voxels=voxels)
+    store = sp.Simulations.open(path)
+    if output is not None:
+        return store.output(output)
+    if store.header.named:
+        names = ", ".join(store.header.shapes)
+        raise sp.UsageError(f"{path}: a surrogate learns one output, and there are several: choose by --output {names}")
+    return store
 
 
 def _parameters_like(path: Path, n: int) -> "Tensor":

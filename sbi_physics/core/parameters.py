@@ -9,11 +9,13 @@
 Values are always plain numbers in the stated unit; `Samples.to_qtable` attaches the units.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributions as td
 from torch import Tensor
@@ -25,6 +27,11 @@ from sbi_physics.core.errors import ShapeError, SupportError, UsageError
 from sbi_physics.core.random import seeded
 
 __all__ = ["Parameter", "Parameters"]
+
+_log = logging.getLogger(__name__)
+
+# A step of single precision, as a share of the range of a prior.
+_COARSEST = 0.005
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Parameters:
                     f"{type(each.prior).__name__}"
                 )
         prior = priors.ProductPrior([p.prior for p in parameters])
+        _tell_coarse(parameters, priors.bounds_of(prior))
         self._set(
             prior,
             [p.name for p in parameters],
@@ -267,6 +275,18 @@ class Parameters:
             spec,
         )
         return self
+
+
+def _tell_coarse(parameters: Sequence[Parameter], bounds: Tensor) -> None:
+    """Warn of priors of which single precision leaves few values: large numbers that differ little."""
+    for each, (low, high) in zip(parameters, bounds.tolist(), strict=True):
+        step = float(np.spacing(np.float32(max(abs(low), abs(high))))) if math.isfinite(high - low) else 0.0
+        if step > _COARSEST * (high - low):
+            _log.warning(
+                "parameter %s: numbers are kept in single precision, in steps of %.2g here, and the prior goes from "
+                "%.10g to %.10g; subtract a constant first",
+                *(each.name, step, low, high),
+            )
 
 
 def _number(bound: float) -> float | str:

@@ -34,7 +34,7 @@ def corner(
     Args:
         samples: draws, or a mapping from names to draws.
         *more: further draws of the same parameters.
-        truth: ``(P,)`` values to mark, or None.
+        truth: ``(P,)`` values to mark, by name or in order, or None.
         names: legend entries; those of the mapping where None.
 
     Raises:
@@ -55,6 +55,10 @@ def corner(
     if legend and len(legend) != len(sets):
         raise UsageError(f"names: expected {len(sets)}, one for each set of draws, got {len(legend)}")
     dims = len(sets[0].names)
+    if isinstance(truth, Mapping):
+        if set(truth) != set(sets[0].names):
+            raise UsageError(f"truth: expected a value of each of {', '.join(sets[0].names)}; got {', '.join(truth)}")
+        truth = [float(truth[name]) for name in sets[0].names]
     marks = None if truth is None else finite(as_tensor(truth, "truth").reshape(-1), "truth").tolist()
     if marks is not None and len(marks) != dims:
         raise UsageError(f"truth: expected {dims} values, got {len(marks)}")

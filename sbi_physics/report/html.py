@@ -37,6 +37,8 @@ Kind = Literal["good", "warning", "bad"]
 _MARKS = {"good": "✓", "warning": "!", "bad": "✗"}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _FEWEST_CONTENTS = 3
+_LONG = 28
+"""Letters of a cell that is text to be read, and is not broken into a column of words."""
 
 
 class Section:
@@ -238,7 +240,10 @@ def _scrolling(content: str, label: str, kind: str) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, units: Sequence[str]) -> str:
     cells = [column_texts([row[i] for row in rows]) for i in range(len(columns))]
     numeric = [any(is_number(row[i]) for row in rows) for i in range(len(columns))]
-    classes = [' class="number"' if one else "" for one in numeric]
+    long = [max((len(text) for text in column), default=0) > _LONG for column in cells]
+    classes = [
+        ' class="number"' if one else ' class="words"' if wide else "" for one, wide in zip(numeric, long, strict=True)
+    ]
     head = "".join(
         f'<th scope="col"{kind}>{escape(name)}{_unit(unit)}</th>'
         for name, unit, kind in zip(columns, units, classes, strict=True)
@@ -251,7 +256,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, 
             tag, scope = ("th", ' scope="row"') if heads_rows and j == 0 else ("td", "")
             line += f"<{tag}{scope}{kind}>{cells[j][i]}</{tag}>"
         lines.append(f"<tr>{line}</tr>")
-    title = f"<caption>{_words(caption)}</caption>" if caption else ""
+    title = f"<caption><span>{_words(caption)}</span></caption>" if caption else ""
     body = "\n".join(lines)
     table = f"<table>{title}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
     return _scrolling(table, f"Table: {caption or ', '.join(columns)}", "tabular")

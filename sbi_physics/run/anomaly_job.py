@@ -130,6 +130,7 @@ def _search_stage(analysis: Analysis) -> Stage:
 
     def make(work: Work) -> None:
         events = _read(work.inputs["data"])
+        searcher.names = tuple(events.names)
         search = searcher.fit(
             events.features,
             events.mass,

@@ -1,5 +1,6 @@
 """Stages of a posterior in which data are made: the observation, simulations to learn from, and fresh ones."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -50,8 +51,15 @@ class Observed:
     truth: np.ndarray[Any, Any] | None = None
 
 
-def observe_stage(analysis: Analysis, source: Source) -> Stage:
+def observe_stage(
+    analysis: Analysis, source: Source, fits: Callable[[Observed, Simulations], None] | None = None
+) -> Stage:
     """Read the observation, take that of the simulator, or simulate it at a truth.
+
+    Args:
+        analysis: its file.
+        source: where simulations come from.
+        fits: raises an error where a model of some simulations cannot take the observation.
 
     Raises:
         UsageError: there is none, or the truth is not one of the parameters.
@@ -62,7 +70,15 @@ def observe_stage(analysis: Analysis, source: Source) -> Stage:
     settings: dict[str, Any] = {"observation": part.model_dump()}
     if part.file is not None:
         path = analysis.existing(part.file, "observation", "file")
-        return Stage("observe", lambda work: _keep(work, read_data(path), None), settings, files={path.name: path})
+
+        def read(work: Work) -> None:
+            x = read_data(path)
+            if fits is not None and source.simulations is None and (one := _one_simulation(analysis, source)):
+                with analysis.blaming("observation", "file"):
+                    fits(Observed(x), one)
+            _keep(work, x, None)
+
+        return Stage("observe", read, settings, files={path.name: path})
     simulator = source.simulator
     if simulator is None:
         raise analysis.error(["observation"], "expected a file, as there is no simulator")
@@ -82,6 +98,13 @@ def observe_stage(analysis: Analysis, source: Source) -> Stage:
         _keep(work, rows, truth.numpy())
 
     return Stage("observe", make, settings, seed=analysis.seed("observe"), files=source.code)
+
+
+def _one_simulation(analysis: Analysis, source: Source) -> Simulations | None:
+    """One draw of the prior, to see what is simulated before all of it is; None where it failed: others may not."""
+    simulator, compute = cast(Simulator, source.simulator), analysis.config.compute
+    one = simulate(simulator, 1, seed=derive(analysis.seed("observe"), "one"), timeout=compute.timeout, progress=False)
+    return one if one.counts()["ok"] else None
 
 
 def _truth(analysis: Analysis, source: Source, given: dict[str, float]) -> torch.Tensor:

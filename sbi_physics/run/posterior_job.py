@@ -8,12 +8,10 @@
 inference fits to the observation, and needs no simulations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from sbi_physics.core.random import derive
 from sbi_physics.diagnostics.uniformity import LEAST_PAIRS
@@ -38,7 +36,7 @@ from sbi_physics.run.posterior_data import (
     simulate_stage,
 )
 from sbi_physics.run.posterior_draws import correct_stage, reference_stage, sample_stage
-from sbi_physics.run.prior_table import prior_table, unlike_prior
+from sbi_physics.run.prior_table import prior_table, repeated_rows, unlike_prior
 from sbi_physics.run.sources import Source, source_of
 from sbi_physics.run.stages import Stage, Work
 from sbi_physics.store.observation import read_data
@@ -52,6 +50,7 @@ POSTERIOR_FILE = "posterior.safetensors"
 # What the classes of posteriors take where nothing is said.
 _NRE_TRAINING = {"epochs": 40}
 _HELD_OUT_SHARE = 5
+_REPEATED_SHARE = 0.01
 
 
 def posterior_stages(analysis: Analysis) -> list[Stage]:
@@ -62,9 +61,9 @@ def posterior_stages(analysis: Analysis) -> list[Stage]:
     """
     config: Any = analysis.config
     source = source_of(analysis)
-    stages = [observe_stage(analysis, source)]
+    stages: list[Stage] = []
     if config.method.name == "vi":
-        stages.append(_variational_stage(analysis, source))
+        stages += [observe_stage(analysis, source), _variational_stage(analysis, source)]
     else:
         calibrated = config.diagnostics.calibration
         last = _held_out(analysis, source)
@@ -72,9 +71,14 @@ def posterior_stages(analysis: Analysis) -> list[Stage]:
             stages.append(simulate_stage(analysis, source, "simulate", config.budget.simulations, "to learn from"))
         if calibrated and source.simulator is not None:
             stages.append(simulate_stage(analysis, source, "fresh", config.budget.calibration, "to check with"))
-        fit = _fit_stage(analysis, source, last)
-        stages[0] = replace(stages[0], check=fit.check)
-        stages.append(fit)
+        estimator = _estimator(analysis, source)
+
+        def fits(observed: Observed, simulations: Simulations) -> None:
+            joined, iid = config.method.name != "npe", config.observation.independent
+            check_observed(observed, simulations, getattr(estimator, "embedding", FLAT), joined=joined, iid=iid)
+
+        fit = _fit_stage(analysis, source, estimator, last, fits)
+        stages = [replace(observe_stage(analysis, source, fits), check=fit.check), *stages, fit]
         if calibrated:
             stages.append(calibrate_stage(analysis, source, last))
     stages.append(sample_stage(analysis))
@@ -100,26 +104,25 @@ def _held_out(analysis: Analysis, source: Source) -> int:
     return last
 
 
-def _fit_stage(analysis: Analysis, source: Source, last: int) -> Stage:
+def _fit_stage(
+    analysis: Analysis, source: Source, estimator: Any, last: int, fits: Callable[[Observed, Simulations], None]
+) -> Stage:
     config: Any = analysis.config
     method, budget = config.method, config.budget
     # Of simulations that are there already, all, where nothing is said.
     most = budget.simulations if source.simulations and "simulations" in budget.model_fields_set else None
-    estimator = _estimator(analysis, source)
 
     def stored(made: Mapping[str, Path]) -> Simulations:
         return source.simulations or Simulations.open(made["simulate"] / SIMULATIONS_FILE)
 
     def check(made: Mapping[str, Path]) -> None:
-        file, embedding = config.observation.file, getattr(estimator, "embedding", FLAT)
+        file = config.observation.file
         if file is None and "observe" not in made:
             return
         with analysis.blaming("observation", *([] if file is None else ["file"])):
             observed = read_observed(made["observe"]) if file is None else Observed(read_data(analysis.resolve(file)))
-            if source.simulations is None and "simulate" not in made:
-                return
-            joined, iid = method.name != "npe", config.observation.independent
-            check_observed(observed, stored(made), embedding, joined=joined, iid=iid)
+            if source.simulations is not None or "simulate" in made:
+                fits(observed, stored(made))
 
     def make(work: Work) -> None:
         store = stored(work.inputs)
@@ -134,7 +137,7 @@ def _fit_stage(analysis: Analysis, source: Source, last: int) -> Stage:
             checkpoint=str(work.folder / "checkpoint"),
             progress=work.progress,
         )
-        _keep(work, posterior, method.name, None if config.table is None else store.theta)
+        _keep(work, posterior, method.name, None if config.table is None else store)
 
     settings = {
         "method": method.model_dump(mode="json"),
@@ -217,8 +220,8 @@ def _variational_stage(analysis: Analysis, source: Source) -> Stage:
     return Stage("fit", make, settings, ("observe",), analysis.seed("fit"), source.code, format=2)
 
 
-def _keep(work: Work, posterior: Posterior, method: str, theta: Tensor | None = None) -> None:
-    """Write a posterior and how its training went; theta of a table must look like draws of the prior."""
+def _keep(work: Work, posterior: Posterior, method: str, table: Simulations | None = None) -> None:
+    """Write a posterior and how its training went; rows of a table must look like independent draws."""
     posterior = replace(posterior, provenance=without_seconds(posterior.provenance))
     posterior.save(work.folder / POSTERIOR_FILE)
     found = posterior.provenance
@@ -245,11 +248,17 @@ def _keep(work: Work, posterior: Posterior, method: str, theta: Tensor | None = 
         alt="Losses of training and validation against the epoch.",
         caption="The loss of each epoch, and the one that was kept.",
     )
-    for name in [] if theta is None else unlike_prior(posterior.parameters, theta):
+    for name in [] if table is None else unlike_prior(posterior.parameters, table.theta):
         findings.verdict(
             "bad",
             f"{name} of the table was not drawn from the prior that the file states: the posterior rests on the "
-            "distribution in the table.",
+            "distribution in the table; state that as the prior.",
+        )
+    if table is not None and (again := repeated_rows(table)) > _REPEATED_SHARE * len(table):
+        findings.verdict(
+            "warning",
+            f"{again:,} of {len(table):,} rows of the table repeat another: what is held out to check with was "
+            "learned, too, unless they are independent simulations whose data are few whole numbers.",
         )
     if record["stopped"] == "seconds":
         findings.verdict("warning", "Training was stopped by its budget of seconds; it cannot be repeated exactly.")

@@ -10,6 +10,7 @@ checksums, and that every row marked ok is finite.  `batches` streams a file tha
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,19 @@ class Simulations:
             if not self._pieces or self._rows is not None
             else Simulations(self.header, len(self), path=self.path, pieces=self._pieces)
         )
+
+    def output(self, name: str) -> "Simulations":
+        """The same simulations with one of their named outputs alone, as an array.
+
+        Raises:
+            UsageError: there is no output of that name.
+        """
+        if not self.header.named or name not in self.header.shapes:
+            known = f"one of {', '.join(self.header.shapes)}" if self.header.named else "none, as x is one array"
+            raise UsageError(f"output: expected {known}; got {name!r}")
+        rows = self._load()
+        header = replace(self.header, named=False, shapes={"x": self.header.shapes[name]})
+        return Simulations(header, len(self), rows=replace(rows, x={"x": rows.x[name]}))
 
     def training_set(self) -> tuple[Tensor, Outputs]:
         """The rows that succeeded: theta float32 ``(m, P)``, x float32 ``(m, *x_shape)`` or a dictionary of such."""

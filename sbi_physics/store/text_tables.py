@@ -5,6 +5,7 @@ them), or those that the user gives.  Lines that begin with ``#`` are comments.
 """
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def _delimiter(lines: Sequence[_Line]) -> str | None:
     for one in _DELIMITERS:
         if one in lines[0].text:
             return one
-    words = lines[-1].text.split()
+    words = _cells(lines[-1].text, None)
     return None if len(words) > 1 and all(map(_is_number, words)) else ","
 
 
@@ -130,6 +131,8 @@ def _fault(
 
 
 def _cells(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None and '"' in line:
+        return [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', line)]
     if delimiter is None:
         return line.split()
     return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]

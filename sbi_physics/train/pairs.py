@@ -37,6 +37,7 @@ _LOOKED_AT = 10_000
 # A step of single precision, in standard deviations.
 _COARSEST = 0.02
 _log = logging.getLogger(__name__)
+_told: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,21 @@ def _tell_coarse(name: str, rows: Tensor) -> None:
     some = some[torch.isfinite(some).all(1)]
     if len(some) < 2:
         return
-    step = 2.0**-23 * some.abs().amax(0)
+    largest = some.abs().amax(0)
+    step = torch.from_numpy(np.spacing(largest.numpy().astype(np.float32)).astype(np.float64))
     fractions = (some != some.round()).any(0) | (step >= 1)
     coarse = (step > _COARSEST * some.std(0)) & fractions & (some != some[0]).any(0)
     if bool(coarse.any()):
         i = int(torch.nonzero(coarse)[0, 0])
-        _log.warning(
-            "%s: number %d of a row is about %.6g in steps of %.2g, the spread is %.2g: numbers are kept in single "
-            "precision; subtract a constant first",
-            *(name, i, float(some[:, i].mean()), float(step[i]), float(some[:, i].std())),
+        mean, spread = float(some[:, i].mean()), float(some[:, i].std())
+        text = (
+            f"{name}: number {i} of a row is about {mean:.6g} in steps of {float(step[i]):.2g}, the spread is "
+            f"{spread:.2g}: numbers are kept in single precision; subtract a constant first"
         )
+        # A fit looks at its pairs more than once.
+        if text not in _told:
+            _told.add(text)
+            _log.warning(text)
 
 
 def _limit(memory: int | None) -> int:
@@ -220,8 +226,8 @@ def observables(x: Any, encoder: EncoderChoice, where: str) -> Tensor:
     if isinstance(x, Mapping):
         if packing is None:
             raise UsageError(
-                f"{where}x: expected one array, got several named ones ({', '.join(map(str, x))}); pass one of them, "
-                "or say embedding={name: encoder, ...} to use them all"
+                f"{where}x: expected one array, got several named ones ({', '.join(map(str, x))}); take one of them "
+                "(x[name], or store.output(name)), or say embedding={name: encoder, ...} where a posterior learns all"
             )
         return packing.pack(x).to(torch.float32)
     if packing is not None:

@@ -80,10 +80,22 @@ def test_a_scan_and_an_injection(files, result, tmp_path):
     ],
 )
 def test_one_line_for_what_is_wrong(arguments, words, files, program, tmp_path):
-    status, out, err = program("anomaly", "search", files / "events.csv", *arguments, "-o", tmp_path)
-    assert (status, out) == (2, "")
+    folder = tmp_path / "found"
+    status, out, err = program("anomaly", "search", files / "events.csv", *arguments, "-o", folder)
+    assert (status, out, folder.exists()) == (2, "", False)
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_a_constant_feature_has_its_name(files, program, tmp_path):
+    """As a column of labels that nobody said to be one."""
+    data = np.load(files / "events.npy")
+    outside = (data[:, 0] <= 3.3) | (data[:, 0] > 3.7)
+    data[outside, -1] = 0.0
+    np.savetxt(tmp_path / "e.csv", data, delimiter=",", header="m_jj,a,b,c,d,is_signal", comments="")
+    search = ["anomaly", "search", tmp_path / "e.csv", "--mass", "m_jj", "--signal-region", 3.3, 3.7]
+    status, _, err = program(*search, "-o", tmp_path / "found", *QUICK)
+    assert (status, "features: is_signal is 0 throughout the control region" in err) == (2, True)
 
 
 def test_a_window_is_two_masses(files, program, tmp_path):

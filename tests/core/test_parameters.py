@@ -369,6 +369,15 @@ def test_a_list_of_parameters_is_a_prior():
     assert wrapped.names == ("a", "b")
 
 
+def test_priors_narrower_than_single_precision_are_told(caplog):
+    """A time in Julian days within half a day: a quarter of a day apart."""
+    Parameters([Parameter("t", td.Uniform(0.0, 0.5)), Parameter("far", td.Uniform(2459000.0, 2459900.0))])
+    assert not caplog.records
+    Parameters([Parameter("t", td.Uniform(2459000.0, 2459000.5))])
+    (told,) = caplog.messages
+    assert told.startswith("parameter t: numbers are kept in single precision, in steps of 0.25")
+
+
 def test_directions_stay_on_their_circle():
     parameters = Parameters([Parameter("phi", td.VonMises(3.0, 2.0), periodic=True)])
     draws = parameters.sample(5000, seed=0)

@@ -1,4 +1,5 @@
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -54,6 +55,16 @@ def test_corner_of_weighted_and_of_constant_draws(tmp_path):
     check(corner(weighted, draws()), tmp_path / "weighted.png", 6)
     constant = Samples(torch.cat([torch.randn(500, 1), torch.full((500, 1), 3.0)], 1), ("a", "b"))
     check(corner(constant), tmp_path / "constant.png", 3)
+
+
+def test_truths_by_name():
+    by_name = dict(zip(NAMES[::-1], [5.0, 0.2, 0.1], strict=True))
+    named, listed = (corner(draws(), truth=truth) for truth in (by_name, [0.1, 0.2, 5.0]))
+    for one, other in zip(named.axes, listed.axes, strict=True):
+        assert len(one.lines) == len(other.lines)
+        assert all(np.array_equal(a.get_xydata(), b.get_xydata()) for a, b in zip(one.lines, other.lines, strict=True))
+    with pytest.raises(sp.UsageError, match=f"truth: expected a value of each of {', '.join(NAMES)}; got q"):
+        corner(draws(), truth={"q": 1.0})
 
 
 @pytest.mark.parametrize(

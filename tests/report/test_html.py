@@ -304,6 +304,9 @@ def test_contrast_and_width(shown, scheme, width):
     assert shown.value("document.documentElement.scrollWidth") <= width
     scrolls = shown.value("[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth > e.clientWidth)")
     assert scrolls == [False, True]
+    # The caption of a table that is wider than the page is read without scrolling.
+    wide = shown.value("[...document.querySelectorAll('caption > span')].map(e => e.getBoundingClientRect().right)")
+    assert max(wide) <= width
 
 
 def test_motion_only_for_those_who_like_it(shown):

@@ -264,6 +264,18 @@ def test_an_observation_that_does_not_fit_is_found_before_anything_is_trained(
     assert next(step.reason for step in steps if step.name == "fit") == "not made yet"
 
 
+def test_an_observation_that_does_not_fit_the_simulator_is_found_before_simulating(
+    line_files, tmp_path, posterior_text
+):
+    simulator = 'simulator = "line.py:Line"'
+    path = line_files(tmp_path, posterior_text.replace(simulator, f'{simulator}\nobservation.file = "x.txt"'))
+    for text, message in (("0.1 0.9 2.2", r"expected shape \(4,\) .* got \(3,\)"), ("0.1 0.9 2.2 nan", "NaN")):
+        (tmp_path / "x.txt").write_text(f"{text}\n")
+        with pytest.raises(SBIPhysicsError, match=rf"line \d+: observation.file: x_obs: .*{message}"):
+            run_analysis(path)
+        assert not list((tmp_path / "analysis-run").glob("*/stage.json"))
+
+
 def test_a_new_observation_that_does_not_fit_is_found_where_the_network_is_there_already(copied):
     (copied.parent / "x.txt").write_text("0.1 0.9 2.2\n")
     simulator = 'simulator = "line.py:Line"'
@@ -325,6 +337,18 @@ def test_a_table_that_its_prior_did_not_draw(table):
     assert not told()
     (text,) = told("prior.slope.high=5.0")
     assert text.startswith("slope of the table")
+
+
+def test_rows_of_a_table_that_were_written_twice(table):
+    def told():
+        return [text for _, text in run_analysis(table).verdicts if "repeat another" in text]
+
+    assert not told()
+    lines = (table.parent / "t.csv").read_text().splitlines(keepends=True)
+    (table.parent / "t.csv").write_text("".join([lines[0], *(2 * line for line in lines[1:])]))
+    (text,) = told()
+    again, all_rows = (int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", text)[:2])
+    assert all_rows in (2 * again, 2 * again + 1)
 
 
 def test_a_plan_names_the_prior_that_changed(table):

@@ -42,6 +42,21 @@ def test_named_outputs(parameters, tmp_path):
     assert {k: tuple(v.shape) for k, v in x.items()} == {"u": (5,), "v": (5, 2, 2)}
 
 
+def test_one_of_several_outputs(parameters):
+    theta, x = np.full((5, 2), 0.5), {"u": np.arange(5.0), "v": np.ones((5, 2, 2))}
+    x["v"][3] = np.nan
+    both = Simulations.from_arrays(theta, x, parameters)
+    store = both.output("u")
+    assert (store.x.tolist(), store.x_shape) == ([0.0, 1.0, 2.0, 3.0, 4.0], ())
+    assert store.ok.tolist() == [True, True, True, False, True]
+    for wrong, expected in (
+        (store, "none, as x is one array"),
+        (both, "u, v"),
+    ):
+        with pytest.raises(UsageError, match=f"output: expected .*{expected}; got 'w'"):
+            wrong.output("w")
+
+
 def test_wrong_arrays(parameters):
     theta = torch.full((5, 2), 0.5)
     with pytest.raises(ShapeError, match="equally many rows"):

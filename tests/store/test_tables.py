@@ -278,6 +278,17 @@ def test_an_empty_cell_at_the_end_and_separators_in_quotes(tmp_path):
     assert read_table(tmp_path / "a.csv").stack().tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
+def test_quoted_names_between_white_space(tmp_path):
+    (tmp_path / "a.txt").write_text('"mass of jet" "tau"\n1.5 2\n"3.5" 4\n')
+    table = read_table(tmp_path / "a.txt")
+    assert table.names == ("mass of jet", "tau")
+    assert table.stack().tolist() == [[1.5, 2.0], [3.5, 4.0]]
+    # As R writes them, with a number of each row, of which the line of names says nothing.
+    (tmp_path / "a.txt").write_text('"mass" "tau"\n"1" 1.5 2\n"2" 3.5 4\n')
+    with pytest.raises(StoreError, match="line 2: expected 2 cells, one for each name, got 3"):
+        read_table(tmp_path / "a.txt")
+
+
 def test_pickles_are_never_opened(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(StoreError, match="cannot be read"):
