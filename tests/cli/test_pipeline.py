@@ -183,11 +183,11 @@ def test_named_observations(result, program, tmp_path):
         True,
     )
     result(*fit, "--embedding", "counts=residual", "--embedding", "spectrum=conv1d")
-    status, _, err = program("surrogate", "fit", simulations, "-o", model)
+    status, _, err = program("surrogate", "fit", simulations, "-o", tmp_path / "g.st")
     assert (status, "learns one output, and there are several: choose by --output counts, spectrum" in err) == (2, True)
     one = ["--output", "counts", "--epochs", 1]
-    result("surrogate", "fit", simulations, "-o", model, *one)
-    status, _, err = program("surrogate", "check", model, simulations)
+    result("surrogate", "fit", simulations, "-o", tmp_path / "g.st", *one)
+    status, _, err = program("surrogate", "check", tmp_path / "g.st", simulations)
     assert (status, "choose by --output counts, spectrum" in err) == (2, True)
     np.savez(tmp_path / "x.npz", counts=np.zeros(3), spectrum=np.zeros(4))
     drawn = result("posterior", "sample", model, "-x", tmp_path / "x.npz", "-o", tmp_path / "d.h5", "-n", 20)
