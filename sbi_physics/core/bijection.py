@@ -1,4 +1,4 @@
-r"""The bijection between the support of a prior and the whole real space, or a box.
+r"""The bijection between the support of a prior and the whole real space, or a box where both bounds are finite.
 
 Each parameter is mapped on its own, by its bounds alone:
 
@@ -11,8 +11,8 @@ upper finite       $z = -\ln(b-\theta)$                            the mirror im
 none               $z = \theta$                                    normal
 =================  ==============================================  =====================
 
-For a model that lives on a box $[-B, B]^P$ itself, all bounds are finite and the map is affine,
-$z = B\,(2\theta-a-b)/(b-a)$.
+For a model that lives on a box $[-B, B]^P$ itself, the map of two finite bounds is affine,
+$z = B\,(2\theta-a-b)/(b-a)$; the others stay as they are.
 
 The probit makes a uniform prior exactly a standard normal, so that a posterior which is cut by the edge of its prior
 has Gaussian tails in z, which a flow with a Gaussian base represents without effort.  The arithmetic is in double
@@ -24,7 +24,7 @@ import math
 import torch
 from torch import Tensor
 
-from sbi_physics.core.errors import ShapeError, SupportError, UsageError
+from sbi_physics.core.errors import ShapeError, SupportError
 
 __all__ = ["SupportBijection"]
 
@@ -33,16 +33,15 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 class SupportBijection:
-    """An elementwise bijection between a product of intervals and R^P, or [-B, B]^P.
+    """An elementwise bijection between a product of intervals and R^P, or the [-B, B] of those with two bounds.
 
     Args:
         bounds: ``(P, 2)`` lower and upper bounds; infinite where there is none.
-        box: B, for an affine map onto [-B, B]^P; None maps onto R^P.
+        box: B, for an affine map of intervals onto [-B, B]; None maps onto R^P.
 
     Raises:
         ShapeError: bounds are not ``(P, 2)``.
         SupportError: a lower bound is not below its upper bound, or a bound is NaN.
-        UsageError: there is a box, and a bound is infinite.
     """
 
     def __init__(self, bounds: Tensor, *, box: float | None = None) -> None:
@@ -52,9 +51,6 @@ class SupportBijection:
         if not bool((bounds[:, 0] < bounds[:, 1]).all()):
             raise SupportError(f"bounds: expected lower < upper for each parameter, got {bounds.tolist()}")
         has_lower, has_upper = torch.isfinite(bounds[:, 0]), torch.isfinite(bounds[:, 1])
-        if box is not None and not bool((has_lower & has_upper).all()):
-            first = int(torch.nonzero(~(has_lower & has_upper))[0, 0])
-            raise UsageError(f"bounds: a box needs finite ones, got {bounds[first].tolist()} in dimension {first}")
         self.bounds, self.box = bounds, box
         self.dims = len(bounds)
         self._groups = {
@@ -91,7 +87,7 @@ class SupportBijection:
         z, ladj = value.clone(), torch.zeros_like(value)
         for kind, index, lower, upper in self._each(theta.device):
             column = value[..., index]
-            if self.box is not None:
+            if kind == "both" and self.box is not None:
                 z[..., index] = self.box * ((column - lower) - (upper - column)) / (upper - lower)
                 ladj[..., index] = torch.log(2 * self.box / (upper - lower))
             elif kind == "both":
@@ -117,7 +113,7 @@ class SupportBijection:
         theta, ladj = value.clone(), torch.zeros_like(value)
         for kind, index, lower, upper in self._each(z.device):
             column = value[..., index]
-            if self.box is not None:
+            if kind == "both" and self.box is not None:
                 theta[..., index] = lower + (column + self.box) / (2 * self.box) * (upper - lower)
                 ladj[..., index] = torch.log((upper - lower) / (2 * self.box))
             elif kind == "both":

@@ -86,10 +86,10 @@ class ConditionalDensity(ConditionalGenerator, ABC):
         rows, batch = self._rows(n, context)
         with seeded(seed, self.device):
             encoded, log_prob = self._draw(n * batch.numel(), rows, densities=True)
-        events, ladj = self.bijection.to_support(self.event_scaling.inverse(encoded))
+        events, ladj = self.decoded(encoded)
         if log_prob is None:
             log_prob = torch.full_like(ladj, torch.nan)
-        log_prob = log_prob + self.event_scaling.ladj - ladj
+        log_prob = log_prob - ladj
         return events.reshape(n, *batch, *self.event_shape), log_prob.reshape(n, *batch)
 
     def _generate(self, n: int, summary: Tensor | None) -> Tensor:

@@ -1,8 +1,9 @@
 """`ConditionalGenerator`: what all conditional models have in common, whatever is inside.
 
 An event goes through three maps, x -> z (`SupportBijection`) -> standardised z -> the model, so that no draw ever falls
-outside the support.  A model on a box gets the support mapped onto its box, and nothing standardised.  The context is
-whitened, or standardised and summarised where there is an embedding network, before the model sees it.
+outside the support.  A model on a box gets intervals mapped onto it as they are; what has a bound less is standardised
+and then squeezed into the box (`IntoBox`).  The context is whitened, or standardised and summarised where there is an
+embedding network, before the model sees it.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import seeded
 from sbi_physics.models.embedding.encoder import Encoder
 from sbi_physics.models.embedding.scaling import context_scaling_for
-from sbi_physics.models.scaling import Scaling, Standardise
+from sbi_physics.models.scaling import IntoBox, Scaling, Standardise
 from sbi_physics.store.row_parts import Rows, row_parts
 
 __all__ = ["ConditionalGenerator", "as_rows", "rows_at_once", "rows_of"]
@@ -53,6 +54,8 @@ class ConditionalGenerator(nn.Module, ABC):
         unbounded = torch.tensor([[-torch.inf, torch.inf]]).expand(event_shape[0], 2)
         self.bijection = SupportBijection(unbounded if bounds is None else bounds, box=box)
         self.event_scaling = Standardise(self.event_shape)
+        interval = self.bijection.bounds.isfinite().all(-1)
+        self.into_box = IntoBox(box, ~interval) if box is not None and not bool(interval.all()) else None
         self.context_scaling = context_scaling or context_scaling_for(self.context_shape, embedding)
         self.embedding = embedding if embedding is not None else nn.Flatten()
 
@@ -67,17 +70,33 @@ class ConditionalGenerator(nn.Module, ABC):
 
     def fit_scaling(self, events: Rows, contexts: Tensor | None = None) -> Self:
         """Learn the scalings from events ``(n, D)`` inside the support and contexts ``(n, *context_shape)``."""
-        if self.bijection.box is None:
+        if self.bijection.box is None or self.into_box is not None:
             to_unbounded = self.bijection.to_unbounded
             self.event_scaling.fit(row_parts(events).map(lambda part: to_unbounded(part)[0], self.event_shape))
+        if self.into_box is not None:
+            self.event_scaling.mean.masked_fill_(~self.into_box.open, 0.0)
+            self.event_scaling.scale.masked_fill_(~self.into_box.open, 1.0)
         if contexts is not None:
             self.context_scaling.fit(contexts)
         return self
 
     def encode(self, events: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardised unbounded events ``(n, D)`` and the log-determinant ``(n,)`` of that map."""
+        """Events as the model knows them ``(n, D)``, and the log-determinant ``(n,)`` of that map."""
         z, ladj = self.bijection.to_unbounded(events)
-        return self.event_scaling(z), ladj + self.event_scaling.ladj
+        scaled, ladj = self.event_scaling(z), ladj + self.event_scaling.ladj
+        if self.into_box is None:
+            return scaled, ladj
+        boxed, more = self.into_box(scaled)
+        return boxed, ladj + more
+
+    def decoded(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """The events ``(n, D)`` that `encode` maps to these, and the log-determinant ``(n,)`` of this map."""
+        more = None
+        if self.into_box is not None:
+            encoded, more = self.into_box.inverse(encoded)
+        events, ladj = self.bijection.to_support(self.event_scaling.inverse(encoded))
+        ladj = ladj - self.event_scaling.ladj
+        return events, ladj if more is None else ladj + more
 
     @torch.no_grad()
     def sample(self, n: int, context: Tensor | None = None, *, seed: int | None = None) -> Tensor:
@@ -90,7 +109,7 @@ class ConditionalGenerator(nn.Module, ABC):
         rows, batch = self._rows(n, context)
         with seeded(seed, self.device):
             encoded = self._generate(n * batch.numel(), rows)
-        events, _ = self.bijection.to_support(self.event_scaling.inverse(encoded))
+        events, _ = self.decoded(encoded)
         return events.reshape(n, *batch, *self.event_shape)
 
     def _rows(self, n: int, context: Tensor | None) -> tuple[Tensor | None, torch.Size]:

@@ -52,7 +52,7 @@ class PushforwardGenerator(ConditionalGenerator, ABC):
         if given != wanted:
             raise ShapeError(f"context: expected {_words(wanted)}, got {_words(given)}")
         summary = self._embedded(None if context is None else self.context_scaling(context))
-        return self.bijection.to_support(self.event_scaling.inverse(self._from_noise(noise, summary)))[0]
+        return self.decoded(self._from_noise(noise, summary))[0]
 
 
 def uniform(noise: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Axes of an event whose entries are alike (time steps, members of a set, pixels) 
 `Standardise` takes NaN as a missing entry: it counts in no statistic and stays NaN.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -20,10 +21,12 @@ from sbi_physics.core.errors import UsageError
 from sbi_physics.store.disk_rows import DiskRows
 from sbi_physics.store.row_parts import RowParts, Rows, row_parts
 
-__all__ = ["ParameterScaling", "Scaling", "Standardise", "Whiten", "scaled_rows"]
+__all__ = ["IntoBox", "ParameterScaling", "Scaling", "Standardise", "Whiten", "scaled_rows"]
 
 # Below this many events for each feature the correlations are too noisy to invert.
 _EVENTS_PER_FEATURE = 20
+_NEAR_EDGE = 2.0**-25
+_STEEPNESS = 0.85
 _SMALLEST_EIGENVALUE = 1e-8
 _FEATURES_AT_ONCE = 32
 
@@ -131,6 +134,42 @@ def _moments(data: Tensor, present: Tensor, axes: tuple[int, ...]) -> tuple[Tens
     mean = torch.where(present, data, 0.0).sum(axes, keepdim=True) / count
     variance = torch.where(present, (data - mean) ** 2, 0.0).sum(axes, keepdim=True) / count
     return mean[0], variance.sqrt()[0]
+
+
+class IntoBox(nn.Module):
+    r"""Squeeze some dimensions of standardised data into [-B, B]: $v = B\,\tanh(0.85\,z)$; the others stay.
+
+    What is uniform on the box is logistic in z, with about the width of a standard normal; its exponential tails keep
+    what lies up to ten standard deviations out apart in single precision.
+
+    Args:
+        bound: B.
+        squeezed: which of the D dimensions, boolean ``(D,)``.
+    """
+
+    open: Tensor
+
+    def __init__(self, bound: float, squeezed: Tensor) -> None:
+        super().__init__()
+        self.bound = bound
+        self.register_buffer("open", squeezed.clone(), persistent=False)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """V ``(n, D)``, and the log-determinant ``(n,)``."""
+        wide = _STEEPNESS * z.double()
+        squeezed = (self.bound * torch.tanh(wide)).to(z)
+        return torch.where(self.open, squeezed, z), self._ladj(wide).to(z)
+
+    def inverse(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `forward`: z ``(n, D)``, and the log-determinant of that ``(n,)``."""
+        # The edge of the box is infinitely far away: what rounds to it stands for the last number before.
+        inside = (torch.where(self.open, v, 0.0).double() / self.bound).clamp(_NEAR_EDGE - 1, 1 - _NEAR_EDGE)
+        wide = torch.atanh(inside)
+        return torch.where(self.open, (wide / _STEEPNESS).to(v), v), -self._ladj(wide).to(v)
+
+    def _ladj(self, wide: Tensor) -> Tensor:
+        slope = math.log(4 * self.bound * _STEEPNESS) - 2 * wide.abs() - 2 * torch.log1p(torch.exp(-2 * wide.abs()))
+        return torch.where(self.open, slope, 0.0).sum(-1)
 
 
 class Whiten(Scaling):

@@ -75,10 +75,10 @@ class NPE:
 
     Args:
         prior: `Parameters`, or any torch distribution over P numbers.
-        model: a flow, ``"nsf"``, ``"maf"``, ``"maf-spline"`` or ``"nsf-box"`` (where all bounds are finite); another
-            model, ``"mixture"``, ``"made"``, ``"recurrent"``, ``"flow-matching"``, ``"score"`` or ``"kernel"``
-            (`models.build`); or an `nflows.flows.Flow` or `zuko.flows.Flow` over P
-            features whose context is what the embedding gives; `fit` trains a copy of it.
+        model: a flow, ``"nsf"``, ``"maf"``, ``"maf-spline"`` or ``"nsf-box"``; another model, ``"mixture"``,
+            ``"made"``, ``"recurrent"``, ``"flow-matching"``, ``"score"`` or ``"kernel"`` (`models.build`); or an
+            `nflows.flows.Flow` or `zuko.flows.Flow` over P features whose context is what the embedding gives; `fit`
+            trains a copy of it.
         embedding: what summarises observations, trained jointly: the name of an encoder (``"gru"``, ``"deep-set"``,
             ...; `models.embedding`), an `Encoder`, a dictionary of those for named observations, or any module from
             ``(n, *x_shape)`` to ``(n, C)``; ``"flat"`` is without any.  None takes ``"residual"`` for flows; of up to
@@ -402,7 +402,7 @@ def _encode(density: ConditionalDensity, theta: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _box_options(parameters: Parameters, options: dict[str, Any]) -> dict[str, Any]:
-    for name, row in zip(parameters.names, parameters.bounds.tolist(), strict=True):
-        if not all(map(math.isfinite, row)):
-            raise UsageError(f"model {BOX!r}: expected finite bounds of each parameter, got {row} for {name}")
+    for i in options.get("circular", ()):
+        if i < len(parameters) and not all(map(math.isfinite, row := parameters.bounds[i].tolist())):
+            raise UsageError(f"circular: a circle needs finite bounds, got {row} for {parameters.names[i]}")
     return {"circular": [i for i, periodic in enumerate(parameters.periodic) if periodic], **options}

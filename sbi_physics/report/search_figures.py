@@ -152,7 +152,8 @@ def _improvement(axis: Axes, improvement: SignificanceImprovement) -> None:
     axis.axhline(1, color="0.6", linestyle=":")
     axis.set(xlabel="signal kept", ylabel="significance improvement")
     axis.set_title(
-        f"largest {improvement.maximum:.1f}, at least {improvement.minimum} background events",
+        f"of the scores (scores.npy): largest {improvement.maximum:.1f},\n"
+        f"at least {improvement.minimum} background events",
         fontsize=_SMALL,
         loc="left",
     )

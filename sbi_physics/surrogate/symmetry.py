@@ -86,9 +86,7 @@ class Augmentation:
 
     def __call__(self, encoded: Tensor) -> Tensor:
         """Draw on the current random stream."""
-        scaling = self._model.event_scaling
-        events = self._model.bijection.to_support(scaling.inverse(encoded))[0]
-        return self._model.encode(self._symmetry.draw(events))[0].detach()
+        return self._model.encode(self._symmetry.draw(self._model.decoded(encoded)[0]))[0].detach()
 
 
 def fit_columns(columns: Columns, x: Rows, symmetry: Symmetry | None) -> None:

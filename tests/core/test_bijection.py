@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbi_physics.core.bijection import SupportBijection
-from sbi_physics.core.errors import ShapeError, SupportError, UsageError
+from sbi_physics.core.errors import ShapeError, SupportError
 
 INF = math.inf
 BOUNDS = {
@@ -195,6 +195,13 @@ class TestBox:
         theta = bijection.to_support(edges)[0].double()
         assert bool(((theta > self.BOUNDS[:, 0]) & (theta < self.BOUNDS[:, 1])).all())
 
-    def test_needs_finite_bounds(self):
-        with pytest.raises(UsageError, match=r"a box needs finite ones, got \[0.0, inf\] in dimension 1"):
-            SupportBijection(torch.tensor([[0.0, 1.0], [0.0, INF]]), box=1.0)
+    def test_what_is_no_interval_stays_as_it_is(self, dtype):
+        bounds = torch.tensor([[0.0, 1.0], [0.0, INF], [-INF, 3.0], [-INF, INF]])
+        theta = torch.tensor([[0.75, 2.0, -1.0, 5.0], [0.1, 0.1, 2.9, -7.0]], dtype=dtype)
+        boxed, boxed_ladj = SupportBijection(bounds, box=2.0).to_unbounded(theta)
+        z, _ = SupportBijection(bounds).to_unbounded(theta)
+        assert torch.equal(boxed[:, 1:], z[:, 1:])
+        torch.testing.assert_close(boxed[:, 0], 4 * theta[:, 0] - 2)
+        back, ladj = SupportBijection(bounds, box=2.0).to_support(boxed)
+        torch.testing.assert_close(back, theta)
+        torch.testing.assert_close(ladj, -boxed_ladj)

@@ -11,7 +11,6 @@ from sbi_physics.core.errors import UsageError
 from sbi_physics.models.build import Architecture, build_density
 from sbi_physics.models.flows.box import BoxCoupling, UniformBox
 from sbi_physics.models.flows.build import build_flow
-from sbi_physics.models.flows.density import FlowDensity
 from sbi_physics.models.flows.engines import from_noise, log_prob
 from sbi_physics.models.flows.native.engine import native_flow
 from sbi_physics.train.config import TrainConfig
@@ -143,14 +142,35 @@ def test_a_support_is_mapped_as_it_is():
     torch.testing.assert_close(density.log_prob(events), torch.full((3,), -math.log(20.0), dtype=torch.float64))
 
 
-def test_an_unbounded_parameter_is_named():
+def test_parameters_without_bounds_are_squeezed_into_the_box():
+    """Whatever their scale, up to nine standard deviations; those between two bounds are mapped as they are."""
+    bounds = torch.tensor([[0.0, 10.0], [0.0, torch.inf], [-torch.inf, torch.inf]], dtype=torch.float64)
+    density = build_density(Architecture("nsf-box", (3,), None, SMALL), bounds=bounds)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        events = torch.stack([10 * torch.rand(500), torch.randn(500).exp(), 1e6 + 1e3 * torch.randn(500)], 1)
+    density.fit_scaling(events)
+    far = torch.tensor([[5.0, 3e-4, 1e6 + 9e3], [5.0, 3e3, 1e6 - 9e3]])
+    for rows in (events, far):
+        encoded, ladj = density.encode(rows)
+        assert bool((encoded.abs() <= 1).all())
+        torch.testing.assert_close(encoded[:, 0], rows[:, 0] / 5 - 1, rtol=0, atol=1e-6)
+        again, back = density.decoded(encoded)
+        torch.testing.assert_close(again, rows, rtol=0.2, atol=1e-4)
+        torch.testing.assert_close(back, -ladj, rtol=0, atol=0.6)
+    # What is told apart is so to the precision of what is near.
+    again, back = density.decoded(density.encode(events)[0])
+    torch.testing.assert_close(again, events, rtol=1e-4, atol=1e-4)
+    assert bool((density.encode(events)[0].std(0) > 0.3).all())
+    # Beyond all that was seen: pressed against the edge, and neither lost nor infinite.
+    beyond = torch.tensor([[5.0, 1e30, 1e9]])
+    assert bool(torch.isfinite(density.log_prob(beyond)).all())
+
+
+def test_a_circle_is_between_bounds():
     prior = sp.Parameters([sp.Parameter("a", td.Uniform(0.0, 1.0)), sp.Parameter("b", td.HalfNormal(1.0))])
-    with pytest.raises(UsageError, match=r"model 'nsf-box': expected finite bounds .* got \[0.0, inf\] for b"):
-        sp.NPE(prior, "nsf-box")
-    with pytest.raises(UsageError, match=r"a box needs finite ones, got .* in dimension 1"):
-        build_density(Architecture("nsf-box", (2,), None), bounds=prior.bounds)
-    with pytest.raises(UsageError, match="a box needs finite ones"):
-        FlowDensity(build_flow("nsf-box", 2), (2,))
+    with pytest.raises(UsageError, match=r"circular: a circle needs finite bounds, got \[0.0, inf\] for b"):
+        sp.NPE(prior, "nsf-box", circular=[1])
 
 
 def fit(architecture, bounds, events, contexts=None, epochs=6, seed=0):
@@ -181,11 +201,12 @@ def test_a_mode_at_the_wrap_is_learnt_without_a_seam():
     assert -float(difference.mean()) < 0.01 + 3 * float(difference.std()) / math.sqrt(2000)
 
 
-def test_periodic_parameters_are_the_circles_of_a_posterior(tmp_path):
+@pytest.mark.parametrize("prior", [td.Uniform(0.5, 2.0), td.LogNormal(0.1, 0.4)], ids=["interval", "half-open"])
+def test_periodic_parameters_are_the_circles_of_a_posterior(prior, tmp_path):
     """An angle seen through its cosine and sine: the posterior of the angle opposite to zero straddles the wrap."""
     parameters = sp.Parameters(
         [
-            sp.Parameter("scale", td.Uniform(0.5, 2.0)),
+            sp.Parameter("scale", prior),
             sp.Parameter("angle", td.Uniform(-math.pi, math.pi), unit="rad", periodic=True),
         ]
     )
