@@ -98,6 +98,12 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(text, end="")
         return 2
+    text = text.replace("Value error, ", "")
+    cause = getattr(error.__cause__, "errors", None)
+    if callable(cause) and "Input should be " in text:
+        # What typer has checked by pydantic: its message leaves out the value.
+        head, _, expected = text.partition("Input should be ")
+        text = f"{head}expected {expected.partition(',')[0]}, got {cause()[0]['input']!r}"
     command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "sbi-physics"
     return _fail(f"{text.rstrip('. ')}. See '{command} --help'.", 2)
 

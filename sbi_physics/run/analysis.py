@@ -9,6 +9,7 @@ Paths in the file are relative to its folder.
 
 import copy
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def read_analysis(path: str | Path, overrides: Sequence[str] = ()) -> Analysis:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: expected TOML: {error}") from error
+        raise UsageError(f"{path}: expected TOML: {error}{_line_at(text, str(error))}") from error
     given: dict[KeyPath, str] = {}
     for override in overrides:
         keys, value = _parsed(override)
@@ -150,6 +151,12 @@ def _put(data: dict[str, Any], keys: KeyPath, value: Any, override: str) -> None
         if not isinstance(inner, dict):
             raise UsageError(f"--set {override}: {_dotted(keys[: i + 1])} is no table")
     inner[keys[-1]] = value
+
+
+def _line_at(text: str, message: str) -> str:
+    """The line of the text that an error speaks of, where it says which."""
+    found, lines = re.search(r"at line (\d+)", message), text.splitlines()
+    return f": {lines[int(found[1]) - 1].strip()[:_LONGEST]}" if found and 0 < int(found[1]) <= len(lines) else ""
 
 
 def _checked(data: dict[str, Any], places: _Places) -> Config:

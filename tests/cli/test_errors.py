@@ -106,6 +106,8 @@ WRONG = {
     "unknown device": (f"{SAMPLE} -x x.npy --device tpu", "device: expected 'auto', 'cpu'"),
     "unknown simulator": ("simulate moon -n 5 -o s.h5", "simulator: expected a name (bernoulli_glm, "),
     "file without simulator": (f"simulate {MODELS}:Moon -n 5 -o s.h5", "has no 'Moon'; it defines: Chatty, Line"),
+    "no number": ("simulate two_moons -n 1e5x -o s.h5", "'-n': expected a valid integer, got '1e5x'. See 'sbi-physics"),
+    "no choice": ("posterior fit moons.h5 -o p.st --method nqe", "'--method': 'nqe' is not one of 'npe'"),
     "no simulations": ("simulate two_moons -n 0 -o s.h5", "n: expected an integer of at least 1, got 0"),
     "draws as CSV": (
         f"{SAMPLE} -x x.npy -o draws.csv",
@@ -132,7 +134,6 @@ WRONG = {
     "unknown option": ("simulate two_moons -n 5 -o s.h5 --nope", "No such option: --nope"),
     "unknown verb": ("simulat", "No such command 'simulat'"),
     "unknown second verb": ("posterior fitt", "No such command 'fitt'"),
-    "no number": ("simulate two_moons -n five -o s.h5", "Invalid value for '-n'"),
     "argument missing": ("simulate -n 5 -o s.h5", "Missing argument '"),
     "option missing": ("simulate two_moons -n 5", "Missing option '-o'"),
     "argument too many": ("data list more", "unexpected extra argument"),

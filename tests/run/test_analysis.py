@@ -162,7 +162,7 @@ def test_every_distribution_has_its_quantiles(write, words, quantiles):
 def test_files_that_cannot_be_read(tmp_path, write):
     with pytest.raises(StoreError, match=r"none\.toml: cannot be read"):
         read_analysis(tmp_path / "none.toml")
-    with pytest.raises(UsageError, match=r"expected TOML: .*line 2"):
+    with pytest.raises(UsageError, match=r"expected TOML: .*line 2.*\): \S"):
         read_analysis(write('job = "posterior"\nseed = = 3\n'))
 
 
