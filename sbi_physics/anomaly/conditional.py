@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from sbi_physics.anomaly.dequantise import Dequantise
 from sbi_physics.anomaly.events import Events
 from sbi_physics.anomaly.feature_map import PREPROCESSINGS, QuantileMap, data_bounds
 from sbi_physics.core.bijection import SupportBijection
@@ -84,11 +85,17 @@ class MassConditional:
             ShapeError, SupportError: the bounds are not of these features, or a feature is outside.
         """
         how = self.settings
+        self._dequantise = Dequantise().fit(around)
+        original, around = around, self._dequantise.forward(around)
+        events = events._replace(features=self._dequantise.forward(events.features))
         self._map = QuantileMap().fit(events.features) if how.preprocessing == "quantile" else None
         bounds = None
         if self._map is None:
-            bounds = data_bounds(around) if how.bounds is None else _checked_bounds(how.bounds, around)
-        x, m = self._events(events.features)[0].float(), events.mass.float().unsqueeze(1)
+            bounds = data_bounds(around)
+            if how.bounds is not None:
+                given, same = _checked_bounds(how.bounds, original), self._dequantise.unchanged
+                bounds[same] = given[same].to(bounds)
+        x, m = self._mapped(events.features)[0].float(), events.mass.float().unsqueeze(1)
         architecture = Architecture(how.model, (x.shape[1],), (1,), dict(how.options), members=how.members)
         with seeded(derive(seed, "weights")):
             self.density = build_density(architecture, bounds=bounds, engine=how.engine)
@@ -145,13 +152,16 @@ class MassConditional:
         raise UsageError(f"model: expected a single flow, one of {known}, got {self.settings.model!r}")
 
     def _events(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self._mapped(self._dequantise.forward(features))
+
+    def _mapped(self, features: Tensor) -> tuple[Tensor, Tensor]:
         if self._map is None:
             return features, features.new_zeros(len(features))
         return self._map.forward(features)
 
     def _features(self, made: Tensor) -> Tensor:
         x = made.double().cpu()
-        return x if self._map is None else self._map.inverse(x)
+        return self._dequantise.inverse(x if self._map is None else self._map.inverse(x))
 
 
 def _checked_bounds(bounds: Tensor, features: Tensor) -> Tensor:

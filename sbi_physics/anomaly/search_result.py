@@ -38,6 +38,8 @@ Array = NDArray[np.float64]
 _ORDERS_AFTER = (2, 3)
 _FEWEST_FOR_A_FIT = 12
 _SMALLEST_BACKGROUND = 1e-3
+_SURE = 5.0
+"""Standard deviations by which a cut that keeps too much is told."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,16 @@ class SearchResult:
             f"{bound}{self.significance:.1f} for the search"
         )
 
+    @property
+    def loose(self) -> tuple[WorkingPoint, ...]:
+        """Cuts that keep more than twice the background that they are to keep: the scores of many events are equal."""
+        total = self.before[1].background
+
+        def excess(point: WorkingPoint) -> float:
+            return point.fit.background - 2 * point.efficiency * total
+
+        return tuple(point for point in self.points if excess(point) > _SURE * point.fit.uncertainty)
+
     def __str__(self) -> str:
         lines = [f"{'background kept':>15} {'observed':>9} {'by fit':>17} {'by template':>17} {'local sigma':>11}"]
         for point in self.points:
@@ -176,6 +188,13 @@ class SearchResult:
             lines.append(
                 f"{point.efficiency:>15.2%} {point.observed:>9.0f} {estimates[0]:>17} {estimates[1]:>17} "
                 f"{point.fit.significance:>11.2f}"
+            )
+        if self.loose:
+            point = self.loose[-1]
+            share = point.fit.background / self.before[1].background
+            lines.append(
+                f"the cut of {point.efficiency:.2g} keeps {share:.2g} of the background: many events have equal "
+                "scores, as their features have few values, or the template differs from the data everywhere"
             )
         return "\n".join([*lines, self.verdict])
 

@@ -92,11 +92,13 @@ def search(
     with new_folder(out):
         searcher.fit(x, m, weights=w, seed=seed, progress=output.progress)
     result = searcher.search(seed=seed)
-    text, found, improvement = str(result), result.to_dict(), None
+    text = f"features: {', '.join(names)}\n{result}"
+    found, improvement = {"features": names, **result.to_dict()}, None
     if signal is not None:
         scores = searcher.data_scores[inside]
         improvement = significance_improvement(scores[~signal], scores[signal])
         found["largest_significance_improvement"] = improvement.maximum
+        text += f"\nby the labels: significance improved by up to {improvement.maximum:.1f}"
     if closure:
         tested = searcher.closure(seed=seed, progress=output.progress)
         found |= {"closure_auc": tested.test.auc, "closure_error": tested.test.expected_error}
@@ -234,13 +236,15 @@ def _write(
     return ["result.json", "scores.npy", "selection.npy", "search.png", "spectrum.png"]
 
 
-def _signal(path: Path, label: str | None, labels: "Tensor") -> "Tensor":
-    """Which events of the signal region are signal: some must be, and some not."""
+def _signal(path: Path, label: str | None, labels: "Tensor") -> "Tensor | None":
+    """Which events of the signal region are signal, some of them not; None where there is none."""
     from sbi_physics.core.errors import UsageError
 
     signal = labels > 0
     many = int(signal.sum())
-    if len(labels) and not 0 < many < len(labels):
+    if not many:
+        return None
+    if many == len(labels) or not bool(((labels == 0) | (labels == 1)).all()):
         raise UsageError(
             f"{path}: expected 0 and 1 in the column {label!r}, got {many} signal of {len(labels)} events in the region"
         )

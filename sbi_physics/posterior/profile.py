@@ -169,6 +169,12 @@ class _Search:
             low, high = (ranges or {}).get(name) or self._range(column)
             if not low < high:
                 raise UsageError(f"ranges: expected lower < upper for {name}, got ({low:g}, {high:g})")
+            ends = self.parameters.bounds[column]
+            # As bounds are written: 1.2, of which single precision makes a number a little larger.
+            low, high = (
+                float(end) if abs(value - float(end)) <= 1e-6 * abs(high - low) else value
+                for value, end in zip((low, high), ends, strict=True)
+            )
             axes.append(torch.linspace(low, high, count, dtype=torch.float64))
         grid = torch.stack([axis.reshape(-1) for axis in torch.meshgrid(*axes, indexing="ij")], -1)
         return self._inside(grid), (count,) * len(names)

@@ -58,6 +58,22 @@ class Profile:
         """Whether further starts did not raise the profile any more."""
         return self.stopped == "converged" and self.unsettled <= _SETTLED
 
+    def ends_inside(self, level: float = 0.68) -> tuple[str, ...]:
+        """Parameters of interest whose confidence set goes on beyond the points: an end of theirs is not known."""
+        found = []
+        for axis, name in enumerate(self.interest):
+            at, value = self._with_best(axis)
+            low, high = self.bounds[axis].to(at)
+            reach = 1e-6 * (high - low).nan_to_num(posinf=0.0) + 1e-9 * (at.amax() - at.amin())
+            wraps = any(self.periodic) and self.periodic[axis]
+            closed = wraps and bool(at.amax() - at.amin() >= (high - low) - reach)
+            depth = -self.threshold(level)
+            ends = ((at.argmin(), at.amin() - low), (at.argmax(), high - at.amax()))
+            beyond = [bool(value[i] > depth) and (wraps or bool(rest > reach)) for i, rest in ends]
+            if any(beyond) and not closed:
+                found.append(name)
+        return tuple(found)
+
     def threshold(self, level: float) -> float:
         """By how many nats the profile falls at the edge of the set of this level (Wilks)."""
         from scipy.stats import chi2
@@ -83,9 +99,8 @@ class Profile:
         -2 to 5.
         """
         most, result = self.threshold(level), []
-        for axis, best in enumerate(self.best):
-            at, value = self._along(axis)
-            at, value = torch.cat([at, best.reshape(1)]), torch.cat([value, value.new_zeros(1)])
+        for axis in range(len(self.interest)):
+            at, value = self._with_best(axis)
             bounds = self.bounds[axis].to(at)
             if any(self.periodic) and self.periodic[axis]:
                 at, value, bounds = opened(at, value, bounds)
@@ -117,13 +132,20 @@ class Profile:
         nuisance = len(self.names) - len(self.interest)
         others = f"{nuisance} nuisance parameter{'' if nuisance == 1 else 's'}"
         how = f"{others} maximised at each of {len(self.points)} points"
-        if self.converged:
+        if self.converged and (open_ones := self.ends_inside()):
+            trust = f"the points end within the set of {' and '.join(open_ones)}: its ends beyond them are not known"
+        elif self.converged:
             trust = "converged"
         elif self.stopped == "budget":
             trust = "not converged: the budget ended; give it more calls or seconds"
         else:
             trust = f"not converged: the profile still rose by {self.unsettled:.2g} nats; give it more starts or steps"
         return f"{'; '.join(parts)}; {how}; {trust}"
+
+    def _with_best(self, axis: int) -> tuple[Tensor, Tensor]:
+        """Values of one parameter of interest, its estimate among them, and the profile over it alone."""
+        at, value = self._along(axis)
+        return torch.cat([at, self.best[axis].reshape(1)]), torch.cat([value, value.new_zeros(1)])
 
     def _along(self, axis: int) -> tuple[Tensor, Tensor]:
         """Values of one parameter of interest, and the profile over it alone."""

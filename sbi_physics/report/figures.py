@@ -10,10 +10,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
-from sbi_physics.core.checks import as_tensor, finite
+from sbi_physics.core.checks import as_tensor, finite, known_keys
+from sbi_physics.core.circle import on_one_turn
 from sbi_physics.core.errors import StoreError, UsageError
 from sbi_physics.core.samples import Samples
 from sbi_physics.report.calibration_figures import calibration
@@ -21,6 +24,8 @@ from sbi_physics.report.style import COLOURS
 
 __all__ = ["calibration", "corner", "curve", "losses", "save_figure"]
 
+# Bins of a corner plot: their width in standard deviations, and how many they may be.
+_BIN, _FEWEST_BINS, _MOST_BINS = 0.17, 40, 150
 _ENDINGS = (".png", ".pdf", ".svg")
 
 
@@ -29,12 +34,12 @@ def corner(
 ) -> Figure:
     """Draw one- and two-dimensional marginals of one or several samples over each other.
 
-    Contours hold 68 % and 95 % of the draws.
+    Contours hold 68 % and 95 % of the draws.  The circle of a periodic parameter is cut where there are fewest draws.
 
     Args:
         samples: draws, or a mapping from names to draws.
         *more: further draws of the same parameters.
-        truth: ``(P,)`` values to mark, by name or in order, or None.
+        truth: ``(P,)`` values to mark, or those of some by their names, or None.
         names: legend entries; those of the mapping where None.
 
     Raises:
@@ -55,24 +60,21 @@ def corner(
     if legend and len(legend) != len(sets):
         raise UsageError(f"names: expected {len(sets)}, one for each set of draws, got {len(legend)}")
     dims = len(sets[0].names)
-    if isinstance(truth, Mapping):
-        if set(truth) != set(sets[0].names):
-            raise UsageError(f"truth: expected a value of each of {', '.join(sets[0].names)}; got {', '.join(truth)}")
-        truth = [float(truth[name]) for name in sets[0].names]
-    marks = None if truth is None else finite(as_tensor(truth, "truth").reshape(-1), "truth").tolist()
-    if marks is not None and len(marks) != dims:
-        raise UsageError(f"truth: expected {dims} values, got {len(marks)}")
+    marks = _marks(truth, sets[0].names)
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(sets))]
     labels = [f"{label} [{unit}]" if unit else label for label, unit in zip(sets[0].labels, sets[0].units, strict=True)]
     figure = Figure(figsize=(2.1 * dims + 1, 2.1 * dims + 1))
-    for one, colour in zip(sets, colours, strict=True):
+    values, marks = _on_one_turn(sets, marks)
+    limits = _limits(values, sets, marks)
+    bins = _bins(values, limits)
+    for one, drawn, colour in zip(sets, values, colours, strict=True):
         corner_package.corner(
-            one.to_numpy(),
+            drawn,
             weights=None if one.log_weights is None else one.weights.numpy(),
             fig=figure,
             labels=labels,
-            range=_limits(sets, marks),
-            bins=40,
+            range=limits,
+            bins=bins,
             smooth=1.0,
             levels=(0.68, 0.95),
             color=colour,
@@ -86,21 +88,65 @@ def corner(
         )
     handles = [Line2D([], [], color=c, linewidth=2, label=name) for c, name in zip(colours, legend, strict=False)]
     if marks is not None:
-        corner_package.overplot_lines(figure, marks, color="0.3", linewidth=1, linestyle="--")
+        known = [None if np.isnan(mark) else mark for mark in marks]
+        corner_package.overplot_lines(figure, known, color="0.3", linewidth=1, linestyle="--")
         handles += [Line2D([], [], color="0.3", linewidth=1, linestyle="--", label="truth")] if handles else []
     _legend(figure, handles, dims)
     return figure
 
 
-def _limits(sets: Sequence[Samples], marks: Sequence[float] | None) -> list[tuple[float, float]]:
+def _marks(truth: Any, names: Sequence[str]) -> list[float] | None:
+    """The truth of each parameter; NaN where it is not known."""
+    if truth is None:
+        return None
+    if isinstance(truth, Mapping):
+        known_keys(list(truth), list(names), "truth")
+        finite(as_tensor(list(truth.values()), "truth"), "truth")
+        return [float(truth.get(name, np.nan)) for name in names]
+    marks: list[float] = finite(as_tensor(truth, "truth").reshape(-1), "truth").tolist()
+    if len(marks) != len(names):
+        raise UsageError(f"truth: expected {len(names)} values, got {len(marks)}")
+    return marks
+
+
+def _on_one_turn(sets: Sequence[Samples], marks: list[float] | None) -> tuple[list[NDArray[Any]], list[float] | None]:
+    """Draws of all sets and the truth, periodic parameters on one turn, the same for all."""
+    values = [one.to_numpy().astype(float) for one in sets]
+    first, marks = sets[0], None if marks is None else list(marks)
+    for i in (i for i, wraps in enumerate(first.periodic) if wraps and first.bounds is not None):
+        low, high = first.bounds[i].tolist()  # type: ignore[index]
+        marked = marks is not None and not np.isnan(marks[i])
+        column = [each[:, i] for each in values] + ([np.array([marks[i]])] if marks is not None and marked else [])
+        weights = [one.weights for one in sets] + ([torch.zeros(1, dtype=torch.float64)] if marked else [])
+        together = torch.as_tensor(np.concatenate(column))
+        turned = on_one_turn(together, torch.cat(weights) / len(sets), low, high - low).numpy()
+        for each, part in zip(values, np.split(turned, np.cumsum([len(one) for one in values])), strict=False):
+            each[:, i] = part
+        if marks is not None and marked:
+            marks[i] = float(turned[-1])
+    return values, marks
+
+
+def _bins(values: Sequence[NDArray[Any]], limits: Sequence[tuple[float, float]]) -> list[int]:
+    """So many that those of the narrowest set are a sixth of its standard deviation wide, and tails do not widen it."""
+    ends = np.array(limits)
+    narrowest = np.min([np.subtract(*np.quantile(one, [0.84, 0.16], axis=0)) / 2 for one in values], axis=0)
+    wanted = (ends[:, 1] - ends[:, 0]) / np.maximum(_BIN * narrowest, 1e-300)
+    return [int(count) for count in wanted.clip(_FEWEST_BINS, _MOST_BINS)]
+
+
+def _limits(
+    values: Sequence[NDArray[Any]], sets: Sequence[Samples], marks: Sequence[float] | None
+) -> list[tuple[float, float]]:
     """Ranges that hold nearly all draws of all sets, and the truth."""
-    low, high = np.quantile(np.concatenate([one.to_numpy() for one in sets]), [0.0005, 0.9995], axis=0)
+    low, high = np.quantile(np.concatenate(values), [0.0005, 0.9995], axis=0)
     if marks is not None:
         margin = 0.05 * (high - low)
-        low, high = np.minimum(low, marks - margin), np.maximum(high, marks + margin)
+        low, high = np.fmin(low, marks - margin), np.fmax(high, marks + margin)
     for one in sets:
         if one.bounds is not None:
-            ends = one.bounds.double().numpy()
+            ends = one.bounds.double().numpy().copy()
+            ends[list(one.periodic)] = -np.inf, np.inf
             low, high = np.maximum(low, ends[:, 0]), np.minimum(high, ends[:, 1])
     return [(float(a), float(b)) if b > a else (float(a) - 1, float(a) + 1) for a, b in zip(low, high, strict=True)]
 

@@ -1,5 +1,6 @@
 """Searches find what was put in, by every method, and say what is wrong with their input."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -121,6 +122,20 @@ def test_the_template_closes_and_one_of_other_events_does_not(found):
     template, signal = shifted.sample_background(2000), shifted.signal_events
     told = sp.diagnostics.classifier_auc(signal.features, template.features, kind="trees")
     assert told.auc > 0.6
+
+
+def test_features_that_many_events_share(monkeypatch):
+    """A multiplicity beside real features: cuts keep what they say, and where they do not, it is told."""
+    data = events(signal=0)
+    counts = torch.poisson(torch.full((BACKGROUND, 1), 2.0), generator=torch.Generator().manual_seed(1))
+    data = dataclasses.replace(data, features=torch.cat([data.features[:, :2], counts], 1))
+    result = searched(data=data).search(toys=500)
+    assert not result.loose
+    assert result.points[-1].fit.background < 0.03 * result.before[1].background
+    monkeypatch.setattr("sbi_physics.anomaly.dequantise._SHARE", 2.0)
+    smeared = searched(data=data).search(toys=500)
+    assert smeared.loose
+    assert "many events have equal scores" in str(smeared)
 
 
 def test_scan_and_injection_rank_windows_and_numbers():

@@ -47,6 +47,21 @@ def test_a_search_with_labels(files, result, tmp_path):
     ]
 
 
+def test_labels_without_a_signal(files, program, tmp_path):
+    """As of a test for closure: nothing to score, and no error; a label is 0 or 1."""
+    data = np.load(files / "events.npy")
+    search = ["anomaly", "search", tmp_path / "e.csv", "--mass", "m", "--label", "truth", "--signal-region", 3.3, 3.7]
+    for labels, status, words in (
+        (0.0, 0, "features: a, b, c, d\n"),
+        (0.5, 2, "expected 0 and 1 in the column 'truth'"),
+    ):
+        data[:, -1] = labels
+        np.savetxt(tmp_path / "e.csv", data, delimiter=",", header="m,a,b,c,d,truth", comments="")
+        found, out, err = program(*search, "-o", tmp_path / "found", *QUICK)
+        assert (found, words in out + err) == (status, True)
+        assert "by the labels" not in out
+
+
 def test_columns_by_name(files, program, tmp_path):
     names = [word for name in ("m", "a", "b", "c", "d", "truth") for word in ("--name", name)]
     search = ["anomaly", "search", files / "events.npy", "--mass", "m", "--signal-region", 3.3, 3.7, "-o", tmp_path]

@@ -62,9 +62,36 @@ def test_truths_by_name():
     named, listed = (corner(draws(), truth=truth) for truth in (by_name, [0.1, 0.2, 5.0]))
     for one, other in zip(named.axes, listed.axes, strict=True):
         assert len(one.lines) == len(other.lines)
-        assert all(np.array_equal(a.get_xydata(), b.get_xydata()) for a, b in zip(one.lines, other.lines, strict=True))
-    with pytest.raises(sp.UsageError, match=f"truth: expected a value of each of {', '.join(NAMES)}; got q"):
+        assert all(np.allclose(a.get_xydata(), b.get_xydata()) for a, b in zip(one.lines, other.lines, strict=True))
+    some = corner(draws(), truth={NAMES[1]: 0.2})
+    assert sum(len(axis.lines) for axis in some.axes) < sum(len(axis.lines) for axis in named.axes)
+    with pytest.raises(sp.UsageError, match=f"truth: expected one of {', '.join(NAMES)}; got 'q'"):
         corner(draws(), truth={"q": 1.0})
+
+
+def test_an_angle_is_drawn_on_its_circle():
+    """A narrow one where the circle is cut: no panel goes around it, and contours hold what they say."""
+    angle = (0.02 + 0.06 * torch.randn(20_000, generator=torch.Generator().manual_seed(1))) % (2 * torch.pi)
+    other = torch.randn(20_000, generator=torch.Generator().manual_seed(2))
+    bounds = torch.tensor([[0.0, 2 * torch.pi], [-torch.inf, torch.inf]])
+    samples = Samples(torch.stack([angle, other], 1), ("phi", "a"), bounds=bounds, periodic=(True, False))
+    figure = corner(samples, truth={"phi": 6.25})
+    low, high = figure.axes[0].get_xlim()
+    assert high - low < 0.6
+    assert low < 6.25 - 2 * torch.pi < high
+
+
+@pytest.mark.parametrize("tail", [0.0, 0.004])
+def test_contours_hold_what_they_say(tail):
+    """Also where a thin tail makes the panels wide."""
+    random = np.random.default_rng(1)
+    values = random.normal(size=(40_000, 2))
+    values[random.random(len(values)) < tail] *= 12
+    figure = corner(Samples(torch.as_tensor(values), ("a", "b")))
+    paths = [path for collection in figure.axes[2].collections for path in collection.get_paths() if len(path.vertices)]
+    held = sorted(float(path.contains_points(values).mean()) for path in paths)
+    assert any(abs(share - 0.68) < 0.02 for share in held), held
+    assert any(abs(share - 0.95) < 0.02 for share in held), held
 
 
 @pytest.mark.parametrize(
