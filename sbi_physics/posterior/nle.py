@@ -19,6 +19,7 @@ from sbi_physics.models.flows.build import BOX, FLOWS
 from sbi_physics.models.flows.engines import check_engine
 from sbi_physics.models.likelihood import LearnedLikelihood
 from sbi_physics.posterior.build import build_likelihood
+from sbi_physics.posterior.circles import tell_cut_circles
 from sbi_physics.posterior.estimator import likelihood_posterior
 from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.train.config import TrainConfig
@@ -99,6 +100,7 @@ class NLE:
             TrainingError: the loss is not finite.
         """
         began = time.monotonic()
+        tell_cut_circles(self.parameters, self.model, boxes=False)
         pairs = training_pairs(self.parameters, theta_or_store, x, failed=failed, memory=self.config.memory)
         varies, counts = LearnedLikelihood.kinds(pairs.x)
         if not bool(varies.any()):

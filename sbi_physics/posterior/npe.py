@@ -46,6 +46,7 @@ from sbi_physics.posterior.augmentation import (
     synthetic_pairs,
     worth_trying,
 )
+from sbi_physics.posterior.circles import tell_cut_circles
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.posterior.simulated import SimulatedCloud
 from sbi_physics.store.disk_rows import DiskRows
@@ -191,6 +192,7 @@ class NPE:
     ) -> DirectPosterior:
         """As `fit`; x_obs ``(1, *x_shape)`` is the one observation that the fit is for, None where it is for all."""
         began = time.monotonic()
+        tell_cut_circles(self.parameters, self.model, boxes=True)
         with seeded(derive(check_seed(seed), "encoder")):
             embedding = choose_encoder(self.embedding, theta_or_store, x)
         pairs = training_pairs(

@@ -16,6 +16,7 @@ from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.build import Architecture, describe_embedding
 from sbi_physics.models.scaling import scaled_rows
 from sbi_physics.posterior.build import RATIO, RATIO_OPTIONS, build_ratio
+from sbi_physics.posterior.circles import tell_cut_circles
 from sbi_physics.posterior.estimator import likelihood_posterior
 from sbi_physics.posterior.likelihood import LikelihoodPosterior
 from sbi_physics.train.config import TrainConfig
@@ -81,6 +82,7 @@ class NRE:
         does not depend on theta.
         """
         began = time.monotonic()
+        tell_cut_circles(self.parameters, None, boxes=False)
         with seeded(derive(check_seed(seed), "encoder")):
             embedding = choose_encoder(self.embedding, theta_or_store, x)
         pairs = training_pairs(

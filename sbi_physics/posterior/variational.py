@@ -24,6 +24,7 @@ from sbi_physics.core.random import check_seed, derive, seeded
 from sbi_physics.models.build import Architecture, build_density
 from sbi_physics.models.density import ConditionalDensity
 from sbi_physics.models.flows.build import FLOWS
+from sbi_physics.posterior.circles import tell_cut_circles
 from sbi_physics.posterior.direct import DirectPosterior
 from sbi_physics.sampling.target import posterior_target
 from sbi_physics.train.config import TrainConfig, TrainingRecord
@@ -100,6 +101,7 @@ class VI:
             ConvergenceError: the observation is impossible under the prior.
             NonFiniteError, ShapeError: x_obs or the likelihood are not as they should be.
         """
+        tell_cut_circles(self.parameters, self.model, boxes=True)
         began, x = time.monotonic(), finite(as_tensor(x_obs, "x_obs"), "x_obs").to(self.device)
         batch, total = positive_integer(draws, "draws"), positive_integer(steps, "steps")
         if max_calls is not None:

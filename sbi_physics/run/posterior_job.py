@@ -17,6 +17,7 @@ from sbi_physics.core.random import derive
 from sbi_physics.diagnostics.uniformity import LEAST_PAIRS
 from sbi_physics.models.build import known_options, training_settings
 from sbi_physics.posterior.build import RATIO_OPTIONS
+from sbi_physics.posterior.circles import cut_circles
 from sbi_physics.posterior.nle import NLE
 from sbi_physics.posterior.npe import NPE
 from sbi_physics.posterior.nre import NRE
@@ -260,6 +261,8 @@ def _keep(work: Work, posterior: Posterior, method: str, table: Simulations | No
             f"{again:,} of {len(table):,} rows of the table repeat another: what is held out to check with was "
             "learned, too, unless they are independent simulations whose data are few whole numbers.",
         )
+    if text := cut_circles(posterior.parameters, posterior.architecture.model, boxes=method in ("npe", "vi")):
+        findings.verdict("warning", f"{text[0].upper()}{text[1:]}.")
     if record["stopped"] == "seconds":
         findings.verdict("warning", "Training was stopped by its budget of seconds; it cannot be repeated exactly.")
     findings.numbers(method=method, epochs=len(record["train_loss"]), stopped=record["stopped"])
