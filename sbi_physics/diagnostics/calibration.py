@@ -32,6 +32,9 @@ from sbi_physics.diagnostics.uniformity import (
 
 __all__ = ["Calibration", "sbc", "sbc_from_samples", "sbc_ranks"]
 
+# A p-value below which what passes is not called calibrated without a word.
+_BORDERLINE = 0.01
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -98,7 +101,17 @@ class Calibration:
             share, n = float(self.above_median[i]), len(self.ranks)
             error = 100 * float(binomial_error(torch.tensor(share), n))
             text = f"the truth is above the median in {100 * share:.0f} ± {error:.0f} % of cases"
+        if self._borderline(i):
+            kind, text = "borderline", f"{text}, p-value {float(self.p_values[i]):.2g}: too likely to be ruled out"
         return f"{kind} in {self.names[i]}: {text}"
+
+    def _borderline(self, i: int) -> bool:
+        return self.kinds[i] == "calibrated" and float(self.p_values[i]) < _BORDERLINE
+
+    @property
+    def borderline(self) -> tuple[str, ...]:
+        """The sentences of parameters that pass although chance alone would seldom do as badly."""
+        return tuple(self._verdict(i) for i in range(len(self.names)) if self._borderline(i))
 
 
 def sbc_ranks(samples: Any, theta: Any, *, seed: int = 0) -> Tensor:

@@ -70,7 +70,7 @@ class CalibrationReport:
         """What the checks that flunk say, or that all pass."""
         if self.passed:
             n = len(self.sbc.ranks)
-            text = f"calibrated over {n} simulations: {', '.join(self.checks)}"
+            text = "; ".join([f"calibrated over {n} simulations: {', '.join(self.checks)}", *self.sbc.borderline])
         else:
             wrong = {name: check.verdict for name, check in self.checks.items() if not check.passed}
             if "ranks" in wrong:  # which say the same of the intervals

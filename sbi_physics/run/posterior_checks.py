@@ -8,12 +8,14 @@ import torch
 from sbi_physics.core.random import derive
 from sbi_physics.diagnostics.calibration_report import CalibrationReport, calibrate
 from sbi_physics.diagnostics.predictive import predictive_check
+from sbi_physics.diagnostics.uniformity import LEAST_PAIRS
 from sbi_physics.report.calibration_figures import calibration
 from sbi_physics.report.diagnostic_figures import predictive
 from sbi_physics.run.analysis import Analysis
 from sbi_physics.run.findings import Findings
 from sbi_physics.run.posterior_data import SIMULATIONS_FILE, first_and_last, read_observed
 from sbi_physics.run.posterior_draws import best_draws, load_posterior
+from sbi_physics.run.repeated_rows import unlearned_rows
 from sbi_physics.run.sources import Source
 from sbi_physics.run.stages import Stage, Work
 from sbi_physics.train.encoding import accepts_missing
@@ -36,9 +38,11 @@ def calibrate_stage(analysis: Analysis, source: Source, last: int) -> Stage:
     def make(work: Work) -> None:
         posterior = load_posterior(work, device)
         if last and source.simulations is not None:
-            simulations: Any = first_and_last(source.simulations, last)[1]
+            learned, held_out = first_and_last(source.simulations, last)
+            simulations: Any
+            simulations, again = unlearned_rows(held_out, learned, LEAST_PAIRS)
         else:
-            simulations = work.inputs["fresh"] / SIMULATIONS_FILE
+            simulations, again = work.inputs["fresh"] / SIMULATIONS_FILE, 0
         encoder = posterior.encoder
         pairs = training_pairs(posterior.parameters, simulations, failed="correct", encoder=encoder)
         report = calibrate(
@@ -56,6 +60,12 @@ def calibrate_stage(analysis: Analysis, source: Source, last: int) -> Stage:
             "good" if report.passed else "warning" if report.conservative else "bad",
             f"Calibration of the network: {report.verdict}.{_advice(report)}",
         )
+        if again:
+            findings.verdict(
+                "warning",
+                f"{again:,} of the last {last:,} rows, held out to check with, are among those that were learned, and "
+                "were left out of the check.",
+            )
         section = findings.section("Calibration")
         ranks = report.sbc
         columns = zip(ranks.names, ranks.p_values.tolist(), ranks.coverage_68.tolist(), ranks.verdicts, strict=True)

@@ -37,7 +37,8 @@ from sbi_physics.run.posterior_data import (
     simulate_stage,
 )
 from sbi_physics.run.posterior_draws import correct_stage, reference_stage, sample_stage
-from sbi_physics.run.prior_table import prior_table, repeated_rows, unlike_prior
+from sbi_physics.run.prior_table import prior_table, unlike_prior
+from sbi_physics.run.repeated_rows import repeated_rows
 from sbi_physics.run.sources import Source, source_of
 from sbi_physics.run.stages import Stage, Work
 from sbi_physics.store.observation import read_data
@@ -258,8 +259,9 @@ def _keep(work: Work, posterior: Posterior, method: str, table: Simulations | No
     if table is not None and (again := repeated_rows(table)) > _REPEATED_SHARE * len(table):
         findings.verdict(
             "warning",
-            f"{again:,} of {len(table):,} rows of the table repeat another: what is held out to check with was "
-            "learned, too, unless they are independent simulations whose data are few whole numbers.",
+            f"{again:,} of {len(table):,} rows of the table repeat another: the network learns those by heart, "
+            "and what it holds out to stop in time, too, unless they are independent simulations whose data are few "
+            "whole numbers.",
         )
     if text := cut_circles(posterior.parameters, posterior.architecture.model, boxes=method in ("npe", "vi")):
         findings.verdict("warning", f"{text[0].upper()}{text[1:]}.")

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.run.findings import SectionWriter
-from sbi_physics.store.simulations import Simulations
 
-__all__ = ["prior_table", "prior_words", "repeated_rows", "unlike_prior"]
+__all__ = ["prior_table", "prior_words", "unlike_prior"]
 
 _DRAWS = 20_000
 _SURE = 1e-6
@@ -39,14 +37,6 @@ def unlike_prior(parameters: Parameters, theta: Tensor) -> list[str]:
     draws = parameters.sample(_DRAWS, seed=0)
     tests = zip(parameters.names, theta.double().T.numpy(), draws.double().T.numpy(), strict=True)
     return [name for name, values, prior in tests if ks_2samp(values, prior).pvalue < _SURE]
-
-
-def repeated_rows(simulations: Simulations) -> int:
-    """How many rows are the same as another before them, parameters and data."""
-    x: Any = simulations.x
-    columns = [simulations.theta, *(x.values() if isinstance(x, dict) else [x])]
-    rows = np.ascontiguousarray(np.concatenate([each.numpy().reshape(len(each), -1) for each in columns], 1))
-    return len(rows) - len(np.unique(rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))))
 
 
 def prior_words(parameters: Parameters) -> list[str]:

@@ -351,6 +351,26 @@ def test_rows_of_a_table_that_were_written_twice(table):
     assert all_rows in (2 * again, 2 * again + 1)
 
 
+def test_held_out_rows_that_were_learned_are_left_out_of_the_check(table):
+    def checked():
+        done = run_analysis(table)
+        (told,) = [text for _, text in done.verdicts if "held out to check with" in text] or [""]
+        found = json.loads((table.parent / "analysis-run" / "calibrate" / "findings.json").read_text())
+        return told, found["numbers"]["simulations"]
+
+    lines = (table.parent / "t.csv").read_text().splitlines(keepends=True)
+    told, last = checked()
+    assert told == ""
+    # The first rows once more at the end, where those to check with are.
+    (table.parent / "t.csv").write_text("".join([*lines, *lines[1:21]]))
+    told, rows = checked()
+    assert told.startswith("20 of the last")
+    assert rows in range(last - 20, last - 14)
+    (table.parent / "t.csv").write_text("".join([*lines, *lines[1 : last + 20]]))
+    with pytest.raises(UsageError, match="expected at least 10 rows to check with that are not among those"):
+        checked()
+
+
 def test_a_plan_names_the_prior_that_changed(table):
     run_analysis(table)
     reason = planned(table, "prior.slope.high=5.0")["fit"]
