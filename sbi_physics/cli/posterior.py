@@ -186,6 +186,7 @@ def check(
 ) -> None:
     """Check the calibration of a posterior on fresh simulations."""
     import sbi_physics as sp
+    from sbi_physics.posterior.likelihood import LikelihoodPosterior
     from sbi_physics.train.encoding import accepts_missing
     from sbi_physics.train.pairs import training_pairs
 
@@ -195,6 +196,10 @@ def check(
     encoder = posterior.encoder
     pairs = training_pairs(posterior.parameters, simulations, failed="correct", encoder=encoder)
     theta, x = pairs.theta[:most], pairs.x[:most]
+    if isinstance(posterior, LikelihoodPosterior):
+        output.say(
+            f"each of {len(theta)} posteriors is sampled by tempering, which may take minutes; --most takes fewer"
+        )
     report = sp.diagnostics.calibrate(
         posterior, theta, x, draws=draws, seed=seed, missing=accepts_missing(encoder), progress=output.progress
     )

@@ -92,6 +92,8 @@ def fit(
         device=device,
         config=given,
     ).fit(store, seed=seed, checkpoint=None if checkpoint is None else str(checkpoint), progress=output.progress)
+    if output_name is not None:
+        surrogate.provenance["output"] = output_name
     surrogate.save(out)
     found = surrogate.provenance
     epochs_done = [len(stage.get("train_loss", stage.get("critic_loss", ()))) for stage in found["training"]]
@@ -220,8 +222,8 @@ def check(
     output = Output(json, quiet)
     check_figure(plot)
     surrogate = _surrogate(model, device)
-    shape = surrogate.x_shape
-    theta, x = _events(simulations, shape[0] if len(shape) == 1 else None, output_name).training_set()
+    shape, learned = surrogate.x_shape, output_name or surrogate.provenance.get("output")
+    theta, x = _events(simulations, shape[0] if len(shape) == 1 else None, learned).training_set()
     assert not isinstance(x, dict), "one output was chosen"
     with foreign_code():
         beside = None if simulator is None else resolve_simulator(simulator)
@@ -293,8 +295,8 @@ def _events(path: Path, voxels: int | None, output: str | None) -> "Simulations"
     if output is not None:
         return store.output(output)
     if store.header.named:
-        names = ", ".join(store.header.shapes)
-        raise sp.UsageError(f"{path}: a surrogate learns one output, and there are several: choose by --output {names}")
+        names = " or ".join(store.header.shapes)
+        raise sp.UsageError(f"{path}: a surrogate learns one output, and there are several: --output {names}")
     return store
 
 

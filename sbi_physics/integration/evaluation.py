@@ -97,7 +97,8 @@ class Evaluations:
             first = int(torch.nonzero(bad)[0])
             raise NonFiniteError(
                 f"integrand: expected finite numbers, got {float(value[first])} at u = {points[first].tolist()} (and "
-                f"{int(bad.sum()) - 1} more of {len(points)} points); non_finite='zero' counts them as zero"
+                f"{int(bad.sum()) - 1} more of {len(points)} points); non_finite='zero' (--non-finite-as-zero) "
+                "counts them so"
             )
         self.replaced += int(bad.sum())
         return torch.where(bad, 0.0, value)

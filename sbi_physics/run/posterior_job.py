@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sbi_physics.core.errors import ShapeError
 from sbi_physics.core.random import derive
 from sbi_physics.diagnostics.uniformity import LEAST_PAIRS
 from sbi_physics.models.build import known_options, training_settings
@@ -77,7 +78,13 @@ def posterior_stages(analysis: Analysis) -> list[Stage]:
 
         def fits(observed: Observed, simulations: Simulations) -> None:
             joined, iid = config.method.name != "npe", config.observation.independent
-            check_observed(observed, simulations, getattr(estimator, "embedding", FLAT), joined=joined, iid=iid)
+            embedding = getattr(estimator, "embedding", FLAT)
+            try:
+                check_observed(observed, simulations, embedding, joined=joined, iid=iid)
+            except ShapeError as error:
+                if (columns := source.settings.get("outputs")) is None:
+                    raise
+                raise ShapeError(f"{error}; the data of the table are its columns {', '.join(columns)}") from error
 
         fit = _fit_stage(analysis, source, estimator, last, fits)
         stages = [replace(observe_stage(analysis, source, fits), check=fit.check), *stages, fit]

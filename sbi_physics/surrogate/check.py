@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sbi_physics.core.checks import as_tensor, batch_of, finite, positive_integer, same_length
-from sbi_physics.core.errors import NonFiniteError, ShapeError, SupportError
+from sbi_physics.core.errors import NonFiniteError, ShapeError, SupportError, UsageError
 from sbi_physics.core.parameters import Parameters
 from sbi_physics.core.random import check_seed, derive
 from sbi_physics.core.voxels import VoxelGeometry
@@ -168,6 +168,8 @@ def _checked(generator: Callable[..., Any], theta: Any, x: Any, weights: Any) ->
     theta = finite(as_tensor(theta, "theta"), "theta")
     parameters = getattr(generator, "parameters", None)
     theta = batch_of(theta, theta.shape[1:2] if parameters is None else (len(parameters),), "theta")
+    if isinstance(x, Mapping):
+        raise UsageError(f"x: a surrogate has one output, got several ({', '.join(x)}): take the one that it learned")
     x = finite(as_tensor(x, "x"), "x").to(torch.float32)
     same_length(theta=theta, x=x)
     if len(theta) < 2 * _LEAST:

@@ -184,11 +184,14 @@ def test_named_observations(result, program, tmp_path):
     )
     result(*fit, "--embedding", "counts=residual", "--embedding", "spectrum=conv1d")
     status, _, err = program("surrogate", "fit", simulations, "-o", tmp_path / "g.st")
-    assert (status, "learns one output, and there are several: choose by --output counts, spectrum" in err) == (2, True)
+    assert (status, "learns one output, and there are several: --output counts or spectrum" in err) == (2, True)
     one = ["--output", "counts", "--epochs", 1]
     result("surrogate", "fit", simulations, "-o", tmp_path / "g.st", *one)
+    # It remembers which one it learned.
     status, _, err = program("surrogate", "check", tmp_path / "g.st", simulations)
-    assert (status, "choose by --output counts, spectrum" in err) == (2, True)
+    assert (status, "events, got 200" in err) == (2, True)
+    status, _, err = program("surrogate", "check", tmp_path / "g.st", simulations, "--output", "flux")
+    assert (status, "output: expected one of counts, spectrum; got 'flux'" in err) == (2, True)
     np.savez(tmp_path / "x.npz", counts=np.zeros(3), spectrum=np.zeros(4))
     drawn = result("posterior", "sample", model, "-x", tmp_path / "x.npz", "-o", tmp_path / "d.h5", "-n", 20)
     assert drawn["draws"] == 20

@@ -32,6 +32,22 @@ def test_it_is_the_checks_one_by_one_in_a_single_pass(gaussian, pairs):
     assert torch.equal(calibrate(gaussian(), theta, x, draws=50, seed=2).tarp.credibility, result.tarp.credibility)
 
 
+def test_what_barely_passes_is_not_called_calibrated(gaussian, pairs):
+    """Over many parameters the bar is high; a p-value between it and 1 % is said."""
+    theta, x = pairs(400, seed=1)
+    seen = set()
+    for width in (1.0, 1.04, 1.08, 1.12, 1.16, 1.2, 1.24):
+        result = calibrate(gaussian(width), theta, x, draws=100, seed=2)
+        for p, verdict, kind in zip(result.sbc.p_values.tolist(), result.sbc.verdicts, result.sbc.kinds, strict=True):
+            borderline = kind == "calibrated" and p < 0.01
+            assert verdict.startswith("borderline in") == borderline
+            assert ("p-value" in verdict) == borderline
+            seen.add(borderline)
+            if result.passed:
+                assert (verdict in result.verdict) == borderline
+    assert seen == {True, False}
+
+
 def test_a_posterior_without_density(pairs, gaussian):
     class Sampler:
         def sample(self, n, x_obs, *, seed):

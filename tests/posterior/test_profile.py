@@ -147,6 +147,41 @@ def test_a_nuisance_angle_at_its_cut():
     torch.testing.assert_close(profiles[0].log_likelihood, profiles[1].log_likelihood, rtol=0, atol=1e-4)
 
 
+def sharp(theta):
+    return -0.5 * ((theta[:, 0] - 1.446) / 0.004) ** 2
+
+
+NARROW = Parameters([Parameter("omega", td.Uniform(1.2, 1.7))])
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        {"points": [1.44, 1.445]},
+        {"ranges": {"omega": (1.43, 1.445)}},
+        {"ranges": {"omega": (1.45, 1.47)}},
+        {"ranges": {"omega": (1.447, 1.7)}},
+    ],
+)
+def test_points_that_end_within_the_set_are_told(points):
+    profile = profile_likelihood(sharp, NARROW, "omega", **points)
+    assert profile.ends_inside() == ("omega",)
+    assert "the points end within the set of omega: its ends beyond them are not known" in profile.verdict
+
+
+def test_a_range_may_be_the_bounds():
+    """As they are written, of which single precision makes other numbers."""
+    profile = profile_likelihood(sharp, NARROW, "omega", ranges={"omega": (1.2, 1.7)}, points=501)
+    assert profile.ends_inside() == ()
+    assert profile.interval(ONE_SIGMA)[0].tolist() == pytest.approx([1.442, 1.45], abs=2e-4)
+    # A set that ends at a bound of the prior is known.
+    flat = profile_likelihood(lambda theta: 0.1 * theta[:, 0], NARROW, "omega", points=9)
+    assert flat.ends_inside() == ()
+    for start, told in ((0.1, ("phi",)), (-20.0, ())):
+        angle = profile_likelihood(turned(0.0, 30.0), AXIS, "phi", points=15, ranges={"phi": (start, 20.0)})
+        assert angle.ends_inside() == told
+
+
 def test_sets_in_pieces():
     def two(t):
         narrow = 40.0

@@ -387,6 +387,12 @@ def test_the_columns_of_data_of_a_table(table):
     assert planned(table)["fit"].startswith("outputs ")
 
 
+def test_an_observation_that_does_not_fit_a_table_names_its_columns(table):
+    table.write_text(table.read_text().replace('outputs = ["a", "b", "c", "d"]', 'outputs = ["a", "b", "c"]'))
+    with pytest.raises(SBIPhysicsError, match=r"expected shape \(3,\) .* its columns a, b, c$"):
+        run_analysis(table)
+
+
 def test_outputs_that_tell_a_parameter(table):
     with pytest.raises(UsageError, match=r"table.outputs: slope is a parameter"):
         planned(table, 'table.outputs=["a", "slope"]')
