@@ -70,6 +70,7 @@ def integrate(
     text = f"{found.value:.8g} +- {found.error:.2g} {unit}".rstrip() + f", {found.calls} calls, {found.verdict}"
     if drawn:
         text += f"\n{drawn['out']}: {drawn['events']} events of {drawn['event_calls']} further calls"
+        text += "" if found.trusted else ", which are worth no more than the integral"
     output.result(text, unit=unit, **_summary(found), **drawn)
 
 

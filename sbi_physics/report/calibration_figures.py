@@ -83,7 +83,9 @@ def _percent(level: float) -> str:
 def _ranks(axis: Axes, result: Calibration, i: int) -> None:
     from scipy.stats import binom
 
-    axis.axhspan(*binom.ppf([0.005, 0.995], len(result.ranks), 1 / _RANK_BINS), color=BAND, label="99 % if calibrated")
+    axis.axhspan(
+        *binom.ppf([0.005, 0.995], len(result.ranks), 1 / _RANK_BINS), color=BAND, label="99 % of bars, if calibrated"
+    )
     shares = spread_ranks(result.ranks[:, i], result.draws, seed=i)
     axis.hist(shares.numpy(), bins=_RANK_BINS, range=(0, 1), color=COLOURS[0], alpha=0.75)
     axis.set(

@@ -70,8 +70,8 @@ def calibrate_stage(analysis: Analysis, source: Source, last: int) -> Stage:
         ranks = report.sbc
         columns = zip(ranks.names, ranks.p_values.tolist(), ranks.coverage_68.tolist(), ranks.verdicts, strict=True)
         section.table(
-            ["parameter", "p-value of ranks", "coverage of 68 %", "verdict"],
-            [[name, p, covered, verdict] for name, p, covered, verdict in columns],
+            ["parameter", "verdict", "p-value of ranks", "coverage of 68 %"],
+            [[name, verdict, p, covered] for name, p, covered, verdict in columns],
             caption=f"Over {len(ranks.ranks)} simulations that the network has not seen; a p-value below "
             f"{ranks.level / len(ranks.names):.2g} is not taken for chance.",
         )

@@ -152,7 +152,17 @@ def _differences(old: Any, new: Any, prefix: str) -> list[str]:
     name = prefix.lstrip(".")
     if any(isinstance(value, list) and any(isinstance(one, dict) for one in value) for value in (old, new)):
         return [f"{name} changed"]
-    return [f"{name} {_short(old)} -> {_short(new)}"]
+    texts = [_short(_rounded(value)) for value in (old, new)]
+    if texts[0] == texts[1]:
+        texts = [_short(old), _short(new)]
+    return [f"{name} {texts[0]} -> {texts[1]}"]
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers as they were written, which single precision made a little larger or smaller."""
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _short(value: Any) -> str:

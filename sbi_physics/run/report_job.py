@@ -54,7 +54,8 @@ def _provenance(analysis: Analysis, work: Work) -> dict[str, Any]:
     files = {name: digest for record in records.values() for name, digest in record.identity["files"].items()}
     return {
         "job": analysis.config.job,
-        "seeds": {name: record.identity["seed"] for name, record in records.items()},
+        # Stages without chance in them have none.
+        "seeds": {n: r.identity["seed"] for n, r in records.items() if r.identity["seed"] == analysis.seed(n)},
         "seconds": {name: record.seconds for name, record in records.items()},
         "finished": {name: record.finished for name, record in records.items()},
         "versions": versions(),

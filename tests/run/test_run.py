@@ -52,6 +52,9 @@ def test_the_directory_holds_what_is_needed_to_repeat_the_run(copied, posterior_
     for name, record in about["stages"].items():
         for file, digest in record["files"].items():
             assert hashlib.sha256((run / name / file).read_bytes()).hexdigest() == digest
+    results = json.loads((run / "report" / "results.json").read_text())
+    assert set(results["provenance"]["seeds"]) >= {"simulate", "fit", "sample"}
+    assert set(results["provenance"]["seeds"].values()) == {1}
     page = (run / "report.html").read_text()
     assert "A line" in page
     assert "Corrected towards the exact posterior" in page
@@ -376,6 +379,8 @@ def test_a_plan_names_the_prior_that_changed(table):
     reason = planned(table, "prior.slope.high=5.0")["fit"]
     assert reason.startswith("parameters.bounds [[-1.0, 3.0], ")
     assert reason.endswith("parameters.prior.components changed")
+    # As it was written, not as single precision has it.
+    assert "-> [[-1.0, 3.6]," in planned(table, "prior.slope.high=3.6")["fit"]
 
 
 def test_the_columns_of_data_of_a_table(table):
