@@ -17,8 +17,9 @@ from torch import Tensor
 
 __all__ = ["Dequantise"]
 
-_SHARE = 0.005
-"""Of the events that share a value which counts as a spike."""
+# A value that so many events share, in part and in number, counts as a spike.
+_SHARE, _FEWEST = 0.005, 10
+# A column of which so much is spikes is one of few values, if there are not more than so many.
 _DISCRETE = 0.9
 _MOST_VALUES = 1000
 
@@ -97,7 +98,7 @@ class _Spiked:
 def _column(x: Array) -> _Discrete | _Spiked | None:
     values, counts = np.unique(x, return_counts=True)
     share = counts / len(x)
-    shared = share >= _SHARE
+    shared = (share >= _SHARE) & (counts >= _FEWEST)
     if not shared.any() or len(values) < 2:
         return None
     if share[shared].sum() >= _DISCRETE and len(values) <= _MOST_VALUES:
