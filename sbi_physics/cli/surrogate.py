@@ -223,8 +223,8 @@ def check(
     check_figure(plot)
     surrogate = _surrogate(model, device)
     shape, learned = surrogate.x_shape, output_name or surrogate.provenance.get("output")
-    theta, x = _events(simulations, shape[0] if len(shape) == 1 else None, learned).training_set()
-    assert not isinstance(x, dict), "one output was chosen"
+    theta, events = _events(simulations, shape[0] if len(shape) == 1 else None, learned).training_set()
+    x: Any = events  # an array: there is one output
     with foreign_code():
         beside = None if simulator is None else resolve_simulator(simulator)
         report = surrogate.check(

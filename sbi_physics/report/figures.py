@@ -113,8 +113,8 @@ def _on_one_turn(sets: Sequence[Samples], marks: list[float] | None) -> tuple[li
     """Draws of all sets and the truth, periodic parameters on one turn, the same for all."""
     values = [one.to_numpy().astype(float) for one in sets]
     first, marks = sets[0], None if marks is None else list(marks)
-    for i in (i for i, wraps in enumerate(first.periodic) if wraps and first.bounds is not None):
-        low, high = first.bounds[i].tolist()  # type: ignore[index]
+    ends = [] if first.bounds is None else first.bounds.tolist()
+    for i, (low, high) in ((i, end) for i, end in enumerate(ends) if first.periodic[i]):
         marked = marks is not None and not np.isnan(marks[i])
         column = [each[:, i] for each in values] + ([np.array([marks[i]])] if marks is not None and marked else [])
         weights = [one.weights for one in sets] + ([torch.zeros(1, dtype=torch.float64)] if marked else [])
